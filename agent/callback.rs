@@ -1,0 +1,262 @@
+//! Delivery: the report goes to the callback until it is accepted, or until there is no hope.
+//!
+//! ```text
+//! authorise ──▶ send ──▶ classify ──▶ Accepted: done
+//!     ▲                     │  Retry, RetrySlowly, Renew (a fresh token), Shrink (once without the log tail)
+//!     └──── backoff ◀───────┘  Gone: nobody waits any more
+//! ```
+//!
+//! Leaves out what the report says.
+
+use std::time::Duration;
+
+use gcp_auth::TokenProvider;
+use reqwest::{Method, StatusCode};
+use thiserror::Error;
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    backoff,
+    google::{
+        Outside, SCOPES, Tokens,
+        credential::{self, Credential},
+    },
+    http,
+    job::Callback,
+    report::Report,
+    supervise::Stop,
+};
+
+/// One try, from connecting to the answer's head.
+const TRY: Duration = Duration::from_secs(30);
+/// The delays of most failures.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
+/// After a refusal that people must mend: IAM takes minutes to spread a new role.
+const SLOW_DELAY: Duration = Duration::from_secs(60);
+/// A Retry-After is honoured up to here; a server's clock may be wrong.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// Why the report was not accepted.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Undelivered {
+    /// The execution is over, or it never was.
+    #[error("the callback answered 404: the workflow's execution is over, nobody waits for the report")]
+    Gone,
+    /// The deadline passed.
+    #[error("the report was not accepted in {}; the last try: {last}", humantime::format_duration(*.after))]
+    Expired {
+        /// How long it was tried.
+        after: Duration,
+        /// What the last try brought.
+        last: String,
+    },
+    /// The agent was told to stop, and one more try brought nothing.
+    #[error("the agent was told to stop before the report was accepted; the last try: {last}")]
+    Stopped {
+        /// What the last try brought.
+        last: String,
+    },
+}
+
+/// What an answer means for the next try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Accepted,
+    /// Again, with growing delays.
+    Retry,
+    /// Again, but not soon.
+    RetrySlowly,
+    /// Again with a fresh token.
+    Renew,
+    /// Again without the log tail, which may be what is refused.
+    Shrink,
+    Gone,
+}
+
+/// Tells the callback, for as long as `within`.
+pub(crate) async fn deliver(
+    callback: &Callback,
+    credential: Credential,
+    report: &Report,
+    outside: &Outside,
+    tokens: &Tokens,
+    within: Duration,
+    stop: &mut Stop,
+) -> Result<(), Undelivered> {
+    let mut sender = Sender { callback, credential, report, outside, tokens, body: report.body() };
+    let deadline = Instant::now() + within;
+    let mut delays = backoff::delays(FIRST_DELAY, LONGEST_DELAY);
+    let (mut shrunk, mut stopping) = (false, false);
+    loop {
+        let tried = sender.send(deadline).await;
+        let answer = match tried.answer {
+            Answer::Accepted => return Ok(()),
+            Answer::Gone => return Err(Undelivered::Gone),
+            Answer::Shrink if shrunk => Answer::RetrySlowly,
+            answer => answer,
+        };
+        tracing::warn!(error = tried.what, "the report was not accepted yet");
+        if stopping {
+            return Err(Undelivered::Stopped { last: tried.what });
+        }
+        let delay = match answer {
+            Answer::Renew => {
+                tokens.drop_refused().await;
+                delays.next().unwrap_or(LONGEST_DELAY)
+            }
+            Answer::Shrink => {
+                shrunk = true;
+                sender.body = report.body_without_tail();
+                Duration::ZERO
+            }
+            Answer::RetrySlowly => SLOW_DELAY,
+            Answer::Accepted | Answer::Gone | Answer::Retry => delays.next().unwrap_or(LONGEST_DELAY),
+        };
+        let next = Instant::now() + tried.retry_after.unwrap_or(delay).max(delay);
+        if Instant::now() >= deadline {
+            return Err(Undelivered::Expired { after: within, last: tried.what });
+        }
+        tokio::select! {
+            // The last try is made at the deadline, not a delay before it.
+            () = sleep_until(next.min(deadline)) => {}
+            () = stop.asked() => stopping = true,
+        }
+    }
+}
+
+struct Sender<'a> {
+    callback: &'a Callback,
+    credential: Credential,
+    report: &'a Report,
+    outside: &'a Outside,
+    tokens: &'a Tokens,
+    body: Vec<u8>,
+}
+
+/// What one try brought.
+struct Tried {
+    answer: Answer,
+    retry_after: Option<Duration>,
+    /// For people; never holds the token, nor the callback's address, whose path is a capability.
+    what: String,
+}
+
+impl Sender<'_> {
+    async fn send(&self, deadline: Instant) -> Tried {
+        let retry = |what| Tried { answer: Answer::Retry, retry_after: None, what };
+        let token = match self.token().await {
+            Ok(token) => token,
+            Err(error) => return retry(http::chain(&error)),
+        };
+        let mut request = self.request();
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        // A try that begins at the deadline still has its second.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let response = match request.timeout(left.clamp(Duration::from_secs(1), TRY)).send().await {
+            Ok(response) => response,
+            Err(error) => return retry(http::chain(&error.without_url())),
+        };
+        let status = response.status();
+        let header = response.headers().get("Retry-After").and_then(|value| value.to_str().ok());
+        Tried {
+            answer: classify(status, credential::is_google_api(&self.callback.url)),
+            retry_after: header.and_then(retry_after),
+            what: format!("the callback answered {status}"),
+        }
+    }
+
+    /// The report, in the body and, for verbs that have none, in headers.
+    fn request(&self) -> reqwest::RequestBuilder {
+        let (callback, report) = (self.callback, self.report);
+        let word = |value: &dyn std::fmt::Debug| format!("{value:?}");
+        let request = self
+            .outside
+            .request(callback.method.clone(), &callback.url)
+            .header("Idempotency-Key", &report.run_id)
+            .header("Longrun-Run-Id", &report.run_id)
+            .header("Longrun-Outcome", word(&report.outcome))
+            .header("Longrun-Reason", word(&report.reason));
+        let request = match report.exit_code {
+            Some(code) => request.header("Longrun-Exit-Code", code.to_string()),
+            None => request,
+        };
+        match callback.method {
+            Method::GET | Method::HEAD => request,
+            _ => request.header("Content-Type", "application/json").body(self.body.clone()),
+        }
+    }
+
+    async fn token(&self) -> Result<Option<String>, gcp_auth::Error> {
+        match self.credential {
+            Credential::None => Ok(None),
+            Credential::AccessToken => {
+                self.tokens.token(SCOPES).await.map(|token| Some(token.as_str().to_owned()))
+            }
+            Credential::IdentityToken => {
+                self.tokens.identity(&credential::audience(&self.callback.url)).await.map(Some)
+            }
+        }
+    }
+}
+
+/// What a status means. `google` is whether the callback is Google's own: a 404 of somebody else's server may
+/// be a deployment under way.
+fn classify(status: StatusCode, google: bool) -> Answer {
+    match status.as_u16() {
+        200..=299 => Answer::Accepted,
+        400 | 413 => Answer::Shrink,
+        401 => Answer::Renew,
+        404 if google => Answer::Gone,
+        // A slot that is full (FACTS), and what passes by itself.
+        408 | 425 | 429 | 500..=599 => Answer::Retry,
+        // 403 waits for IAM; a redirect is not followed, and every other refusal is for people to mend.
+        _ => Answer::RetrySlowly,
+    }
+}
+
+/// `Retry-After` in seconds. The other form, a date, is treated as if it were not there: the VM's clock may
+/// be wrong.
+fn retry_after(value: &str) -> Option<Duration> {
+    let seconds = value.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Answer::{Accepted, Gone, Renew, Retry, RetrySlowly, Shrink};
+
+    #[test]
+    fn every_status_has_its_answer() {
+        for (statuses, google, elsewhere) in [
+            (&[200, 201, 202, 204][..], Accepted, Accepted),
+            (&[400, 413], Shrink, Shrink),
+            (&[401], Renew, Renew),
+            (&[403, 405, 410, 415], RetrySlowly, RetrySlowly),
+            (&[404], Gone, RetrySlowly),
+            (&[408, 425, 429, 500, 502, 503, 504], Retry, Retry),
+            (&[301, 302, 304, 307, 308], RetrySlowly, RetrySlowly),
+        ] {
+            for status in statuses {
+                let status = StatusCode::from_u16(*status).unwrap();
+                assert_eq!(
+                    (classify(status, true), classify(status, false)),
+                    (google, elsewhere),
+                    "{status}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_in_seconds_and_bounded() {
+        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after(" 0 "), Some(Duration::ZERO));
+        assert_eq!(retry_after("99999999"), Some(LONGEST_RETRY_AFTER));
+        assert_eq!(retry_after("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+        assert_eq!(retry_after("-1"), None);
+    }
+}

@@ -1,0 +1,243 @@
+//! One container's life: create, attach, start, wait, stop, inspect, remove.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use reqwest::{Method, Response};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{Engine, EngineError, QUICK, SLOW, call, json, output::OutputReader};
+
+/// A container that the Engine knows.
+#[derive(Clone, Debug)]
+pub struct Container {
+    engine: Engine,
+    /// Its id.
+    pub id: String,
+}
+
+/// What an inspect says of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerState {
+    /// Whether its process lives (paused counts).
+    pub running: bool,
+    /// Its exit code, once it ended.
+    pub exit_code: i64,
+    /// Whether the kernel ended it for want of memory.
+    pub oom_killed: bool,
+    /// When it started, if it did.
+    pub started_at: Option<SystemTime>,
+    /// When it ended, if it did.
+    pub finished_at: Option<SystemTime>,
+}
+
+/// The next end of a container, asked for and not yet answered.
+#[derive(Debug)]
+pub struct Exit(Response);
+
+impl Engine {
+    /// Creates a container.
+    pub async fn create(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+        body: &Map<String, Value>,
+    ) -> Result<Container, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Created {
+            id: String,
+            #[serde(default)]
+            warnings: Option<Vec<String>>,
+        }
+        let doing = "creating the container";
+        let mut query = vec![("name", name)];
+        query.extend(platform.map(|platform| ("platform", platform)));
+        let request = self.request(Method::POST, "/containers/create", &query).json(body);
+        let created: Created = json(doing, call(doing, SLOW, request).await?).await?;
+        for warning in created.warnings.unwrap_or_default() {
+            tracing::warn!(warning, "the Engine warns of the command");
+        }
+        Ok(Container { engine: self.clone(), id: created.id })
+    }
+
+    /// The container of that name, if it has that label.
+    pub async fn find(&self, name: &str, label: (&str, &str)) -> Result<Option<Container>, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Inspected {
+            id: String,
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Config {
+            #[serde(default)]
+            labels: Option<BTreeMap<String, String>>,
+        }
+        let doing = "inspecting the container";
+        let request = self.request(Method::GET, &format!("/containers/{name}/json"), &[]);
+        let found: Inspected = json(doing, call(doing, QUICK, request).await?).await?;
+        let labels = found.config.labels.unwrap_or_default();
+        let ours = labels.get(label.0).is_some_and(|value| value == label.1);
+        Ok(ours.then(|| Container { engine: self.clone(), id: found.id }))
+    }
+}
+
+impl Container {
+    /// Connects to the container's output. Before the start, so that nothing is missed; never with `logs=1`,
+    /// which wedges a container whose log driver is `none` (FACTS).
+    pub async fn attach(&self, tty: bool) -> Result<OutputReader, EngineError> {
+        let doing = "attaching to the container";
+        let query = [("stream", "1"), ("stdout", "1"), ("stderr", "1")];
+        let request = self
+            .request(Method::POST, "/attach", &query)
+            .header("Connection", "Upgrade")
+            .header("Upgrade", "tcp");
+        let response = call(doing, QUICK, request).await?;
+        let upgraded =
+            response.upgrade().await.map_err(|source| EngineError::Unreachable { doing, source })?;
+        Ok(OutputReader::new(upgraded, tty))
+    }
+
+    /// Asks for the container's next end; to be called before the start. The Engine sends the head of its
+    /// answer once it listens, so nothing is missed after this returns.
+    pub async fn next_exit(&self) -> Result<Exit, EngineError> {
+        self.wait("next-exit").await
+    }
+
+    /// Asks for the end of a container that was started before: answered at once if it has ended, where
+    /// [`Self::next_exit`] would never be (FACTS).
+    pub async fn not_running(&self) -> Result<Exit, EngineError> {
+        self.wait("not-running").await
+    }
+
+    async fn wait(&self, condition: &str) -> Result<Exit, EngineError> {
+        let request = self.request(Method::POST, "/wait", &[("condition", condition)]);
+        call("waiting for the container", QUICK, request).await.map(Exit)
+    }
+
+    /// Starts the container.
+    pub async fn start(&self) -> Result<(), EngineError> {
+        call("starting the container", SLOW, self.request(Method::POST, "/start", &[])).await.map(drop)
+    }
+
+    /// Sends a signal; `None` is the container's own stop signal.
+    ///
+    /// The Engine's own stop call would wait for the end and kill by itself, in the agent's place.
+    pub async fn signal(&self, signal: &str) -> Result<(), EngineError> {
+        let request = self.request(Method::POST, "/kill", &[("signal", signal)]);
+        call("sending a signal to the container", QUICK, request).await.map(drop)
+    }
+
+    /// The signal that asks the container to end: the command's, else its image's, else SIGTERM.
+    pub async fn stop_signal(&self) -> Result<String, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Inspected {
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Config {
+            #[serde(default)]
+            stop_signal: Option<String>,
+        }
+        let inspected: Inspected = self.inspect().await?;
+        let signal = inspected.config.stop_signal.filter(|signal| !signal.is_empty());
+        Ok(signal.unwrap_or_else(|| "SIGTERM".to_owned()))
+    }
+
+    /// How the container is.
+    pub async fn state(&self) -> Result<ContainerState, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Inspected {
+            state: State,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct State {
+            running: bool,
+            exit_code: i64,
+            #[serde(rename = "OOMKilled", default)]
+            oom_killed: bool,
+            started_at: String,
+            finished_at: String,
+        }
+        let Inspected { state } = self.inspect().await?;
+        let started_at = engine_time(&state.started_at);
+        Ok(ContainerState {
+            running: state.running,
+            exit_code: state.exit_code,
+            oom_killed: state.oom_killed,
+            started_at,
+            // The Engine's FinishedAt was before its StartedAt in half of short runs (FACTS).
+            finished_at: engine_time(&state.finished_at).max(started_at),
+        })
+    }
+
+    async fn inspect<T: for<'a> Deserialize<'a>>(&self) -> Result<T, EngineError> {
+        let doing = "inspecting the container";
+        json(doing, call(doing, QUICK, self.request(Method::GET, "/json", &[])).await?).await
+    }
+
+    /// Removes the container, running or not.
+    pub async fn remove(&self, with_volumes: bool) -> Result<(), EngineError> {
+        let volumes = if with_volumes { "1" } else { "0" };
+        let request = self.request(Method::DELETE, "", &[("force", "1"), ("v", volumes)]);
+        call("removing the container", SLOW, request).await.map(drop)
+    }
+
+    fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> reqwest::RequestBuilder {
+        self.engine.request(method, &format!("/containers/{}{path}", self.id), query)
+    }
+}
+
+impl Exit {
+    /// The exit code, whenever that is. An error means that the connection broke, or that the Engine could not
+    /// tell: the container is to be inspected then.
+    pub async fn code(self) -> Result<i64, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Waited {
+            status_code: i64,
+            #[serde(default)]
+            error: Option<WaitError>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct WaitError {
+            message: String,
+        }
+        let doing = "waiting for the container";
+        let body = self.0.bytes().await.map_err(|source| EngineError::Unreachable { doing, source })?;
+        let undecodable = |why| EngineError::Undecodable { doing, why };
+        let waited: Waited = serde_json::from_slice(&body).map_err(|error| undecodable(error.to_string()))?;
+        match waited.error.filter(|error| !error.message.is_empty()) {
+            Some(error) => Err(undecodable(error.message)),
+            None => Ok(waited.status_code),
+        }
+    }
+}
+
+/// The Engine's `0001-01-01T00:00:00Z` means never.
+fn engine_time(text: &str) -> Option<SystemTime> {
+    let time = humantime::parse_rfc3339(text).ok()?;
+    (time > SystemTime::UNIX_EPOCH + Duration::from_secs(1)).then_some(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_zero_time_means_never() {
+        assert_eq!(engine_time("0001-01-01T00:00:00Z"), None);
+        let time = engine_time("2026-11-23T10:00:00.123456789Z").unwrap();
+        assert_eq!(humantime::format_rfc3339_millis(time).to_string(), "2026-11-23T10:00:00.123Z");
+    }
+}

@@ -1,0 +1,239 @@
+//! The Docker Engine: the one place where its wire is spoken.
+//!
+//! Leaves out deciding anything: calls go in, answers and errors come out. No client crate stands between,
+//! FACTS says why ("Docker Engine").
+
+mod container;
+mod output;
+mod pull;
+
+use std::time::Duration;
+
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::time::{Instant, sleep_until, timeout};
+
+pub use container::{Container, ContainerState, Exit};
+pub use output::{Output, OutputReader};
+pub use pull::{PullError, RegistryAuth};
+
+use crate::{backoff, http, settings::DockerHost};
+
+/// The newest API that this code was written against. An Engine that knows a newer one serves this too; an
+/// older one is spoken to in its own (COS runs 1.43 to 1.52, FACTS).
+const NEWEST: ApiVersion = ApiVersion { major: 1, minor: 52 };
+/// What only reads the Engine's memory.
+const QUICK: Duration = Duration::from_secs(30);
+/// What writes to disks: an image's first container on a cold, small disk took most of a minute.
+const SLOW: Duration = Duration::from_secs(180);
+/// An error's text is a sentence; what is longer is somebody's page.
+const MOST_ERROR_BYTES: usize = 64 << 10;
+
+/// A connection to the Engine, in an API version that both sides know.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    client: Client,
+    /// `http://host/v1.41`
+    base: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ApiVersion {
+    major: u32,
+    minor: u32,
+}
+
+/// What can go wrong.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// No connection, or it broke.
+    #[error("the Engine does not answer ({doing})")]
+    Unreachable {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// No answer in time.
+    #[error("the Engine took longer than {} to answer ({doing})", humantime::format_duration(*after))]
+    Silent {
+        /// What was being done.
+        doing: &'static str,
+        /// How long it had.
+        after: Duration,
+    },
+    /// The Engine says no.
+    #[error("the Engine answered {} ({doing}): {message}", status.as_u16())]
+    Refused {
+        /// What was being done.
+        doing: &'static str,
+        /// Its answer.
+        status: StatusCode,
+        /// Its words.
+        message: String,
+    },
+    /// An answer that is not the Engine's.
+    #[error("the Engine's answer cannot be read ({doing}): {why}")]
+    Undecodable {
+        /// What was being done.
+        doing: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl EngineError {
+    /// The Engine's status, if it answered.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Undecodable { .. } => None,
+        }
+    }
+
+    /// Whether the Engine may be away for a moment, rather than saying no.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Silent { .. } => true,
+            Self::Refused { .. } | Self::Undecodable { .. } => false,
+        }
+    }
+}
+
+impl Engine {
+    /// Connects, trying for as long as `wait`, and asks which API version the Engine speaks.
+    pub async fn connect(host: &DockerHost, wait: Duration) -> Result<Self, EngineError> {
+        let (client, address) = match host {
+            DockerHost::Unix(path) => (http::unix(path), "http://docker".to_owned()),
+            DockerHost::Tcp(url) => (http::inside(), url.as_str().trim_end_matches('/').to_owned()),
+        };
+        let deadline = Instant::now() + wait;
+        let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let error = match ping(&client, &address).await {
+                Ok(version) => {
+                    let version = version.min(NEWEST);
+                    let base = format!("{address}/v{}.{}", version.major, version.minor);
+                    return Ok(Self { client, base });
+                }
+                Err(error) => error,
+            };
+            let next = Instant::now() + delays.next().unwrap_or(wait);
+            if !error.is_away() || next >= deadline {
+                return Err(error);
+            }
+            tracing::debug!(error = http::chain(&error), "waiting for the Engine");
+            sleep_until(next).await;
+        }
+    }
+
+    /// The digest of an image that is there, or `None` if it was never in a registry; `Err` with 404 if it
+    /// is not there.
+    pub async fn image_digest(&self, name: &str, reference: &str) -> Result<Option<String>, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Inspected {
+            #[serde(default)]
+            repo_digests: Option<Vec<String>>,
+        }
+        let doing = "inspecting the image";
+        let request = self.request(Method::GET, &format!("/images/{reference}/json"), &[]);
+        let image: Inspected = json(doing, call(doing, QUICK, request).await?).await?;
+        let digests = image.repo_digests.unwrap_or_default();
+        // An image may have come from several repositories; Docker Hub's are listed under their short name.
+        let of = |digest: &&String| digest.split_once('@').is_some_and(|(repository, _)| repository == name);
+        let digest = digests.iter().find(of).or_else(|| digests.first());
+        Ok(digest.and_then(|digest| Some(digest.split_once('@')?.1.to_owned())))
+    }
+
+    fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
+        let mut url = match reqwest::Url::parse(&format!("{}{path}", self.base)) {
+            Ok(url) => url,
+            // A path holds a container's id or an image's checked reference.
+            Err(error) => unreachable!("{path}: {error}"),
+        };
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        self.client.request(method, url)
+    }
+}
+
+async fn ping(client: &Client, address: &str) -> Result<ApiVersion, EngineError> {
+    let doing = "connecting";
+    let response = call(doing, QUICK, client.get(format!("{address}/_ping"))).await?;
+    let header = response.headers().get("Api-Version").and_then(|value| value.to_str().ok());
+    header.and_then(ApiVersion::parse).ok_or_else(|| EngineError::Undecodable {
+        doing,
+        why: "no header Api-Version; is this a Docker Engine?".to_owned(),
+    })
+}
+
+impl ApiVersion {
+    fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.split_once('.')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+/// Sends a request and waits for the head of a good answer. Its body is under the same deadline only as far
+/// as the caller reads it with one.
+async fn call(
+    doing: &'static str,
+    within: Duration,
+    request: RequestBuilder,
+) -> Result<Response, EngineError> {
+    let answered = async {
+        let response = request.send().await.map_err(|source| EngineError::Unreachable { doing, source })?;
+        let status = response.status();
+        if status.is_success() || status.is_informational() || status == StatusCode::NOT_MODIFIED {
+            return Ok(response);
+        }
+        Err(EngineError::Refused { doing, status, message: error_text(response).await })
+    };
+    timeout(within, answered).await.unwrap_or(Err(EngineError::Silent { doing, after: within }))
+}
+
+/// Reads a body that is an object of the Engine's.
+async fn json<T: for<'a> Deserialize<'a>>(doing: &'static str, response: Response) -> Result<T, EngineError> {
+    let body = timeout(QUICK, response.bytes())
+        .await
+        .map_err(|_| EngineError::Silent { doing, after: QUICK })?
+        .map_err(|source| EngineError::Unreachable { doing, source })?;
+    serde_json::from_slice(&body).map_err(|error| EngineError::Undecodable { doing, why: error.to_string() })
+}
+
+/// The Engine's words in an error: `{"message": "…"}`, or whatever else answered.
+async fn error_text(mut response: Response) -> String {
+    #[derive(Deserialize)]
+    struct Refusal {
+        message: String,
+    }
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > MOST_ERROR_BYTES {
+            break;
+        }
+    }
+    match serde_json::from_slice::<Refusal>(&body) {
+        Ok(refusal) => refusal.message.trim().to_owned(),
+        Err(_) => String::from_utf8_lossy(&body).trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_versions_compare_by_number() {
+        let version = |text| ApiVersion::parse(text).unwrap();
+        assert!(version("1.9") < version("1.41") && version("1.41") < version("1.100"));
+        assert_eq!(version("1.53").min(NEWEST), NEWEST);
+        assert_eq!(ApiVersion::parse("1"), None);
+        assert_eq!(ApiVersion::parse("1.x"), None);
+    }
+}

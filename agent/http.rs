@@ -1,0 +1,63 @@
+//! The HTTP clients: one set of rules for every request that the agent makes.
+//!
+//! Redirects are not followed, because a credential would go along to a place that nobody checked. Every
+//! caller sets a deadline of its own on each request.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use reqwest::{Client, ClientBuilder, redirect};
+
+/// To open a connection. Every peer is on this machine, in its network, or one of Google's front ends.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A client for addresses outside: TLS by ring against Mozilla's roots, since the image has no CA files;
+/// `HTTPS_PROXY` and its kin are honoured.
+pub(crate) fn outside() -> Client {
+    build(builder())
+}
+
+/// A client for the metadata server and for stand-ins: an environment's proxy must not see its tokens.
+pub(crate) fn inside() -> Client {
+    build(builder().no_proxy())
+}
+
+/// A client for the Engine's socket.
+pub(crate) fn unix(path: &std::path::Path) -> Client {
+    build(builder().no_proxy().unix_socket(path.to_owned()))
+}
+
+fn builder() -> ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("longrun-agent/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        .tls_backend_preconfigured(tls())
+}
+
+fn build(builder: ClientBuilder) -> Client {
+    builder.build().expect("a client with a preconfigured TLS backend reads nothing from outside")
+}
+
+fn tls() -> rustls::ClientConfig {
+    let roots = rustls::RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has the default protocol versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+/// An error with its causes, in one line. reqwest's own text is the outermost and says the least.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

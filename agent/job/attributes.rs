@@ -1,0 +1,403 @@
+//! The VM's attributes, read into an [`Order`]: whom to call back, and what to run.
+
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
+
+use reqwest::{Method, Url};
+use thiserror::Error;
+
+use super::{ContainerCommand, nearest};
+
+/// Attributes by name, as the metadata server gives them.
+pub type Attributes = BTreeMap<String, String>;
+
+/// One attribute that the agent reads. The README's table is these rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Attribute {
+    /// Its name; `NAME` at the end stands for any name.
+    pub name: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+    /// Whether this version can do it. An attribute that it cannot do makes the job invalid: nobody wants
+    /// to learn after a week that a bucket stayed empty.
+    pub built: bool,
+}
+
+const fn row(name: &'static str, default: &'static str, meaning: &'static str) -> Attribute {
+    Attribute { name, default, meaning, built: true }
+}
+
+const fn later(name: &'static str, default: &'static str, meaning: &'static str) -> Attribute {
+    Attribute { name, default, meaning, built: false }
+}
+
+/// Every attribute there is.
+pub const TABLE: &[Attribute] = &[
+    row(
+        "docker-command",
+        "required",
+        "a `docker run …` command line; POSIX shell quoting, nothing is expanded",
+    ),
+    later("host-command", "", "a shell command run on the VM itself, for images other than COS"),
+    row("callback-url", "required", "where the report goes"),
+    row(
+        "longrun-callback-method",
+        "`POST`",
+        "`GET` `HEAD` `POST` `PUT` `DELETE` `OPTIONS` `PATCH`; `GET` and `HEAD` carry the outcome in `Longrun-*` headers alone",
+    ),
+    row(
+        "longrun-callback-auth",
+        "`auto`",
+        "`access-token`, `identity-token`, `none`; `auto`: an access token for `*.googleapis.com`, an identity token for `*.run.app` and `*.cloudfunctions.net`, none elsewhere",
+    ),
+    row("longrun-timeout", "none", "longest run of the job (`90m`, `36h`, `14d`); then it is stopped"),
+    row("longrun-stop-grace", "`--stop-timeout`, else `10s`", "time between the stop signal and SIGKILL"),
+    later("longrun-max-attempts", "`1`", "how often a job that fails is tried"),
+    later("longrun-retry-exit-codes", "every non-zero", "list and ranges, `1,75,100-110`"),
+    later("longrun-on-reboot", "`fail`", "`fail` reports reason Rebooted; `rerun` starts a new attempt"),
+    row("longrun-log-tail", "`32KiB`", "last bytes of the log in the report; at most `128KiB`"),
+    later("longrun-logs", "none", "`cloud-logging`, `gs://bucket/prefix`, or both"),
+    later("longrun-result-file", "none", "a JSON file in the container that becomes `result`"),
+    later("longrun-secret-env-NAME", "", "Secret Manager version that becomes the variable NAME"),
+    later(
+        "longrun-when-orphaned",
+        "`stop-job`",
+        "`keep`, `stop-job`, `delete-vm`: what to do when the workflow that waits is gone",
+    ),
+];
+
+/// The report's tail without `longrun-log-tail`.
+const LOG_TAIL: usize = 32 << 10;
+/// A workflow's variables share 512 KB (FACTS), and the report's whole body must stay under 256 KiB.
+const LOG_TAIL_MOST: usize = 128 << 10;
+/// The docker CLI's own default for `docker stop`.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What the VM was ordered to do. Whom to tell is known even when the job makes no sense.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Whom to tell.
+    pub callback: Callback,
+    /// What to run, or everything that is wrong with it, one sentence each.
+    pub job: Result<Job, Vec<String>>,
+}
+
+/// Where the report goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callback {
+    /// The address.
+    pub url: Url,
+    /// The verb.
+    pub method: Method,
+    /// The credential that goes along.
+    pub auth: Auth,
+}
+
+/// `longrun-callback-auth`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// By the callback's host.
+    #[default]
+    Auto,
+    /// The service account's OAuth access token.
+    AccessToken,
+    /// An OpenID Connect token for the callback's address.
+    IdentityToken,
+    /// No credential.
+    None,
+}
+
+/// What to run, and the bounds that it runs in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// The container.
+    pub command: ContainerCommand,
+    /// Longest run.
+    pub timeout: Option<Duration>,
+    /// Between the stop signal and SIGKILL.
+    pub grace: Duration,
+    /// Last bytes of the log in the report.
+    pub log_tail: usize,
+}
+
+/// Without a callback there is nobody to tell, and nothing is run.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum NoCallback {
+    /// No attribute `callback-url`.
+    #[error(
+        "the attribute callback-url is missing; set it to the url that events.create_callback_endpoint gave"
+    )]
+    Missing,
+    /// Not an address.
+    #[error(
+        "the attribute callback-url is not an http or https address ({0}); set it to the url that events.create_callback_endpoint gave"
+    )]
+    Malformed(String),
+}
+
+impl Order {
+    /// Reads all attributes. Those that are not ours are ignored.
+    pub fn read(attributes: &Attributes) -> Result<Self, NoCallback> {
+        let url = callback_url(attributes)?;
+        let mut reader = Reader { attributes, problems: Vec::new() };
+        reader.check_names();
+
+        let method = reader.read("longrun-callback-method", method).unwrap_or(Method::POST);
+        let auth = reader.read("longrun-callback-auth", auth).unwrap_or_default();
+        let timeout = reader.read("longrun-timeout", duration);
+        let grace = reader.read("longrun-stop-grace", duration);
+        let log_tail = reader.read("longrun-log-tail", log_tail).unwrap_or(LOG_TAIL);
+        let command = reader.command();
+
+        let job = match command {
+            Some(command) if reader.problems.is_empty() => {
+                let grace = grace.unwrap_or_else(|| command_grace(&command));
+                Ok(Job { command, timeout, grace, log_tail })
+            }
+            _ => Err(reader.problems),
+        };
+        Ok(Self { callback: Callback { url, method, auth }, job })
+    }
+}
+
+fn callback_url(attributes: &Attributes) -> Result<Url, NoCallback> {
+    let text = attributes.get("callback-url").map(|text| text.trim()).filter(|text| !text.is_empty());
+    let url = Url::parse(text.ok_or(NoCallback::Missing)?)
+        .map_err(|error| NoCallback::Malformed(error.to_string()))?;
+    match url.scheme() {
+        "http" | "https" => Ok(url),
+        scheme => Err(NoCallback::Malformed(format!("its scheme is {scheme}"))),
+    }
+}
+
+/// Reads attribute by attribute and collects what is wrong, so that one boot of the VM shows all of it.
+struct Reader<'a> {
+    attributes: &'a Attributes,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn read<T>(&mut self, name: &str, read: fn(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.attributes.get(name)?.trim();
+        match read(value) {
+            Ok(value) => Some(value),
+            Err(expected) => {
+                self.problem(format_args!("{name}: `{value}` cannot be used; expected {expected}"));
+                None
+            }
+        }
+    }
+
+    fn command(&mut self) -> Option<ContainerCommand> {
+        match (self.attributes.get("docker-command"), self.attributes.get("host-command")) {
+            (Some(text), None) => ContainerCommand::parse(text).map_err(|error| self.problem(error)).ok(),
+            (None, Some(_)) => None,
+            (Some(_), Some(_)) => {
+                self.problem("docker-command and host-command are both set; keep one of them");
+                None
+            }
+            (None, None) => {
+                self.problem("neither docker-command nor host-command is set; set docker-command to a `docker run …` line");
+                None
+            }
+        }
+    }
+
+    /// Complains of `longrun-*` attributes that do not exist, and of any that this version cannot do.
+    fn check_names(&mut self) {
+        for name in self.attributes.keys() {
+            match TABLE.iter().find(|row| row.is(name)) {
+                Some(row) if row.built => {}
+                Some(_) => self.problem(format_args!(
+                    "{name}: this version of longrun-agent does not have it yet; remove it"
+                )),
+                None if name.starts_with("longrun-") => {
+                    let near = nearest(name, TABLE.iter().map(|row| row.name))
+                        .map(|near| format!("; the nearest known one is {near}"));
+                    self.problem(format_args!("{name}: unknown attribute{}", near.unwrap_or_default()));
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn problem(&mut self, problem: impl Display) {
+        self.problems.push(problem.to_string());
+    }
+}
+
+impl Attribute {
+    fn is(&self, name: &str) -> bool {
+        match self.name.strip_suffix("NAME") {
+            Some(prefix) => name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty()),
+            None => name == self.name,
+        }
+    }
+}
+
+/// `--stop-timeout`, else ten seconds. A negative one is docker's "for ever"; a supervisor with deadlines
+/// has no for ever, so that is a day.
+fn command_grace(command: &ContainerCommand) -> Duration {
+    match command.stop_timeout {
+        None => GRACE,
+        Some(seconds) => u64::try_from(seconds).map_or(Duration::from_secs(24 * 3600), Duration::from_secs),
+    }
+}
+
+fn method(value: &str) -> Result<Method, String> {
+    match value.to_ascii_uppercase().as_str() {
+        "GET" => Ok(Method::GET),
+        "HEAD" => Ok(Method::HEAD),
+        "POST" => Ok(Method::POST),
+        "PUT" => Ok(Method::PUT),
+        "DELETE" => Ok(Method::DELETE),
+        "OPTIONS" => Ok(Method::OPTIONS),
+        "PATCH" => Ok(Method::PATCH),
+        _ => Err("GET, HEAD, POST, PUT, DELETE, OPTIONS or PATCH".to_owned()),
+    }
+}
+
+fn auth(value: &str) -> Result<Auth, String> {
+    match value {
+        "auto" => Ok(Auth::Auto),
+        "access-token" => Ok(Auth::AccessToken),
+        "identity-token" => Ok(Auth::IdentityToken),
+        "none" => Ok(Auth::None),
+        _ => Err("auto, access-token, identity-token or none".to_owned()),
+    }
+}
+
+fn duration(value: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(value) {
+        // tokio's timers end some two years ahead, and a VM lives 120 days at most with maxRunDuration.
+        Ok(duration) if duration > Duration::from_secs(365 * 24 * 3600) => Err("a year at most".to_owned()),
+        Ok(duration) if duration.is_zero() => Err("more than nothing, such as 90m, 36h or 14d".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err("a duration such as 90s, 90m, 36h or 14d".to_owned()),
+    }
+}
+
+fn log_tail(value: &str) -> Result<usize, String> {
+    let size = super::values::bytes(value).ok().and_then(|size| usize::try_from(size.as_u64()?).ok());
+    match size {
+        Some(size) if size <= LOG_TAIL_MOST => Ok(size),
+        Some(_) => Err("128KiB at most".to_owned()),
+        None => Err("a size such as 32KiB, 128KiB at most".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "https://workflowexecutions.googleapis.com/v1/projects/p/locations/l/workflows/w/executions/e/callbacks/c";
+
+    #[test]
+    fn defaults_hold_where_nothing_is_said() {
+        let order = order(&[]).unwrap();
+        assert_eq!(
+            order.callback,
+            Callback { url: URL.parse().unwrap(), method: Method::POST, auth: Auth::Auto }
+        );
+        let job = order.job.unwrap();
+        assert_eq!((job.timeout, job.grace, job.log_tail), (None, Duration::from_secs(10), 32 << 10));
+    }
+
+    #[test]
+    fn every_attribute_that_is_built_is_read() {
+        let order = order(&[
+            ("longrun-callback-method", "put"),
+            ("longrun-callback-auth", "none"),
+            ("longrun-timeout", "14d"),
+            ("longrun-stop-grace", "90s"),
+            ("longrun-log-tail", "128KiB"),
+            ("ssh-keys", "not ours"),
+        ])
+        .unwrap();
+        assert_eq!((order.callback.method, order.callback.auth), (Method::PUT, Auth::None));
+        let job = order.job.unwrap();
+        assert_eq!(job.timeout, Some(Duration::from_secs(14 * 24 * 3600)));
+        assert_eq!((job.grace, job.log_tail), (Duration::from_secs(90), 128 << 10));
+    }
+
+    #[test]
+    fn the_grace_is_the_commands_own_unless_an_attribute_says_otherwise() {
+        let stop_timeout = ("docker-command", "docker run --stop-timeout 42 a");
+        assert_eq!(order(&[stop_timeout]).unwrap().job.unwrap().grace, Duration::from_secs(42));
+        let both = order(&[stop_timeout, ("longrun-stop-grace", "7s")]).unwrap();
+        assert_eq!(both.job.unwrap().grace, Duration::from_secs(7));
+    }
+
+    #[test]
+    fn without_a_callback_there_is_no_order() {
+        let refused = |url: &str| order(&[("callback-url", url)]).unwrap_err();
+        assert_eq!(Order::read(&Attributes::new()).unwrap_err(), NoCallback::Missing);
+        assert_eq!(refused(" "), NoCallback::Missing);
+        assert!(matches!(refused("workflowexecutions"), NoCallback::Malformed(_)));
+        assert!(matches!(refused("ftp://x/y"), NoCallback::Malformed(_)));
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once() {
+        let problems = order(&[
+            ("docker-command", "docker run --nope a"),
+            ("longrun-timeuot", "1h"),
+            ("longrun-zebra", "1"),
+            ("longrun-callback-method", "TRACE"),
+            ("longrun-callback-auth", "basic"),
+            ("longrun-timeout", "soon"),
+            ("longrun-log-tail", "1GiB"),
+            ("longrun-logs", "cloud-logging"),
+            ("longrun-secret-env-KEY", "x"),
+        ])
+        .unwrap()
+        .job
+        .unwrap_err();
+        assert_eq!(
+            problems,
+            [
+                "longrun-logs: this version of longrun-agent does not have it yet; remove it",
+                "longrun-secret-env-KEY: this version of longrun-agent does not have it yet; remove it",
+                "longrun-timeuot: unknown attribute; the nearest known one is longrun-timeout",
+                "longrun-zebra: unknown attribute",
+                "longrun-callback-method: `TRACE` cannot be used; expected GET, HEAD, POST, PUT, DELETE, OPTIONS or PATCH",
+                "longrun-callback-auth: `basic` cannot be used; expected auto, access-token, identity-token or none",
+                "longrun-timeout: `soon` cannot be used; expected a duration such as 90s, 90m, 36h or 14d",
+                "longrun-log-tail: `1GiB` cannot be used; expected 128KiB at most",
+                "docker-command: unknown flag `--nope` at word 3",
+            ]
+        );
+    }
+
+    #[test]
+    fn one_command_is_needed_and_no_more() {
+        let problems = |attributes: &[(&str, &str)]| order(attributes).unwrap().job.unwrap_err();
+        assert_eq!(
+            problems(&[("host-command", "true")]),
+            [
+                "host-command: this version of longrun-agent does not have it yet; remove it",
+                "docker-command and host-command are both set; keep one of them"
+            ]
+        );
+        let mut none = attributes(&[]);
+        none.remove("docker-command");
+        let order = Order::read(&none).unwrap();
+        assert_eq!(
+            order.job.unwrap_err(),
+            ["neither docker-command nor host-command is set; set docker-command to a `docker run …` line"]
+        );
+    }
+
+    fn attributes(changes: &[(&str, &str)]) -> Attributes {
+        [("docker-command", "docker run a"), ("callback-url", URL)]
+            .iter()
+            .chain(changes)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    fn order(changes: &[(&str, &str)]) -> Result<Order, NoCallback> {
+        Order::read(&attributes(changes))
+    }
+}

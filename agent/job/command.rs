@@ -1,0 +1,337 @@
+//! One `docker run …` command line, read as a shell and the docker CLI would read it.
+//!
+//! Leaves out expansion: no variables, globs or `~`, since no shell runs it.
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::{
+    create::{Draft, Pull},
+    flags::FLAGS,
+    image::{ImageError, ImageReference},
+    nearest,
+    pflag::{self, Named, WordError},
+};
+
+/// A container to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerCommand {
+    /// The image, as the command names it.
+    pub image: ImageReference,
+    /// When to pull it.
+    pub pull: Pull,
+    /// `--platform`.
+    pub platform: Option<String>,
+    /// `--name`.
+    pub name: Option<String>,
+    /// `--stop-timeout`, in seconds; negative means for ever.
+    pub stop_timeout: Option<i32>,
+    /// Whether the container's anonymous volumes go with it (`--rm`).
+    pub remove_volumes: bool,
+    /// Whether the job has a terminal (`-t`): its output is then one stream without frames.
+    pub tty: bool,
+    /// The body of the Engine's create call.
+    pub body: Map<String, Value>,
+}
+
+/// What is wrong with a command line, and where. Words are counted from 1.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CommandError {
+    /// A quote that does not end.
+    #[error(
+        "docker-command: {quote} at character {at} has no partner: `{excerpt}`; close it, or put a backslash before it"
+    )]
+    UnbalancedQuote {
+        /// `'` or `"`.
+        quote: char,
+        /// Its place in the text, counted from 1.
+        at: usize,
+        /// The text from there.
+        excerpt: String,
+    },
+    /// Not a `docker run`.
+    #[error("docker-command: expected `docker run …`, found `{found}` at word {word}")]
+    NotDockerRun {
+        /// The word, or `the end`.
+        found: String,
+        /// Its number.
+        word: usize,
+    },
+    /// A word that the flag reader refuses.
+    #[error("docker-command: {source} at word {word}{hint}")]
+    Word {
+        /// Its number.
+        word: usize,
+        /// Another flag that may have been meant.
+        hint: String,
+        /// What is wrong.
+        #[source]
+        source: WordError,
+    },
+    /// A flag's value that cannot be used.
+    #[error("docker-command: --{flag} at word {word}: `{value}` cannot be used; expected {expected}")]
+    Value {
+        /// The flag's long name.
+        flag: &'static str,
+        /// The number of its word.
+        word: usize,
+        /// The value given.
+        value: String,
+        /// What it should have been.
+        expected: String,
+    },
+    /// Flags and no image.
+    #[error("docker-command: no image after the flags; expected `docker run [flags] image [arguments]`")]
+    NoImage,
+    /// An image that cannot be one.
+    #[error("docker-command: {source}, at word {word}")]
+    Image {
+        /// Its number.
+        word: usize,
+        /// What is wrong.
+        #[source]
+        source: ImageError,
+    },
+}
+
+impl ContainerCommand {
+    /// Reads `text`: POSIX shell quoting, then `docker run`'s flags, the image, and its arguments.
+    pub fn parse(text: &str) -> Result<Self, CommandError> {
+        let words = split(text)?;
+        let start = after_docker_run(&words)?;
+        let (given, image_at) = pflag::read(FLAGS, &words, start).map_err(word_error)?;
+
+        let mut draft = Draft::default();
+        for use_of in given {
+            use_of.flag.apply(&mut draft, &use_of.value).map_err(|expected| CommandError::Value {
+                flag: use_of.flag.name(),
+                word: use_of.word + 1,
+                value: use_of.value,
+                expected,
+            })?;
+        }
+
+        let image = words.get(image_at).ok_or(CommandError::NoImage)?;
+        let image = ImageReference::parse(image)
+            .map_err(|source| CommandError::Image { word: image_at + 1, source })?;
+        let (pull, stop_timeout, remove_volumes) = (draft.pull, draft.stop_timeout, draft.remove_volumes);
+        let (platform, name) = (draft.platform.take(), draft.name.take());
+        let body = draft.body(&image.to_string(), &words[image_at + 1..]);
+        let tty = body.get("Tty") == Some(&Value::Bool(true));
+        Ok(Self { image, pull, platform, name, stop_timeout, remove_volumes, tty, body })
+    }
+}
+
+/// The words of a command line, as a POSIX shell splits it. A metadata value that was typed on Windows has
+/// CRLF at its line ends, which would end up in the words.
+fn split(text: &str) -> Result<Vec<String>, CommandError> {
+    let text = text.replace("\r\n", "\n");
+    shell_words::split(&text).map_err(|_| {
+        let (at, quote) = open_quote(&text);
+        let excerpt = text.chars().skip(at).take(30).collect();
+        CommandError::UnbalancedQuote { quote, at: at + 1, excerpt }
+    })
+}
+
+/// Where the quote begins that does not end, in characters. shell-words says only that there is one.
+fn open_quote(text: &str) -> (usize, char) {
+    let (mut open, mut escaped) = (None, false);
+    for (at, c) in text.chars().enumerate() {
+        match (c, open) {
+            _ if escaped => escaped = false,
+            ('\\', None | Some((_, '"'))) => escaped = true,
+            ('\'' | '"', None) => open = Some((at, c)),
+            (c, Some((_, quote))) if c == quote => open = None,
+            _ => {}
+        }
+    }
+    open.unwrap_or((0, '"'))
+}
+
+/// The index after `docker run`, `docker container run` or a bare `run`.
+fn after_docker_run(words: &[String]) -> Result<usize, CommandError> {
+    let is = |index: usize, word: &str| words.get(index).is_some_and(|w| w == word);
+    let mut at = usize::from(is(0, "docker"));
+    at += usize::from(is(at, "container"));
+    if is(at, "run") {
+        return Ok(at + 1);
+    }
+    let found = words.get(at).cloned().unwrap_or_else(|| "the end".to_owned());
+    Err(CommandError::NotDockerRun { found, word: at + 1 })
+}
+
+fn word_error(source: WordError) -> CommandError {
+    let hint = match &source {
+        WordError::UnknownLong { name, .. } => nearest(name, FLAGS.iter().map(Named::name))
+            .map(|near| format!("; the nearest known one is --{near}"))
+            .unwrap_or_default(),
+        WordError::UnknownShort { .. } | WordError::Malformed { .. } | WordError::NoValue { .. } => {
+            String::new()
+        }
+    };
+    CommandError::Word { word: source.word() + 1, hint, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_command_line_becomes_a_create_call() {
+        body("docker run a", json!({ "Image": "a", "HostConfig": {} }));
+        body("run a", json!({ "Image": "a", "HostConfig": {} }));
+        body("docker container run a", json!({ "Image": "a", "HostConfig": {} }));
+        body("docker run --rm -dit a", json!({ "Image": "a", "Tty": true, "HostConfig": {} }));
+        body(
+            "docker run a -c 'b c' --rm",
+            json!({ "Image": "a", "Cmd": ["-c", "b c", "--rm"], "HostConfig": {} }),
+        );
+        body(
+            "docker run \\\r\n  -e A=1 \\\r\n  a",
+            json!({ "Image": "a", "Env": ["A=1"], "HostConfig": {} }),
+        );
+        body("docker run --entrypoint= a", json!({ "Image": "a", "Entrypoint": [""], "HostConfig": {} }));
+        body(
+            "docker run -w /x -u 1:2 a",
+            json!({ "Image": "a", "WorkingDir": "/x", "User": "1:2", "HostConfig": {} }),
+        );
+        body(
+            "docker run -l a=b -l c a",
+            json!({ "Image": "a", "Labels": { "a": "b", "c": "" }, "HostConfig": {} }),
+        );
+        body("docker run --stop-timeout 5 a", json!({ "Image": "a", "StopTimeout": 5, "HostConfig": {} }));
+    }
+
+    #[test]
+    fn flags_of_the_host_become_its_config() {
+        host(
+            "-m 32m --cpus 1.5 --shm-size=1g",
+            json!({ "Memory": 32 << 20, "NanoCpus": 1_500_000_000, "ShmSize": 1 << 30 }),
+        );
+        host(
+            "--cap-add sys_admin --cap-add=NET_ADMIN --cap-add SYS_ADMIN",
+            json!({ "CapAdd": ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"] }),
+        );
+        host("-v /a:/b -v n:/c:ro", json!({ "Binds": ["/a:/b", "n:/c:ro"] }));
+        host(
+            "--network host --privileged --init=false",
+            json!({ "NetworkMode": "host", "Privileged": true, "Init": false }),
+        );
+        host(
+            "--log-driver local --log-opt max-size=1m",
+            json!({ "LogConfig": { "Type": "local", "Config": { "max-size": "1m" } } }),
+        );
+        host("--log-opt max-size=1m", json!({ "LogConfig": { "Type": "", "Config": { "max-size": "1m" } } }));
+        host("--add-host db:10.0.0.1", json!({ "ExtraHosts": ["db:10.0.0.1"] }));
+    }
+
+    #[test]
+    fn ports_are_published_with_ranges_addresses_and_protocols() {
+        let bound = |address: &str, port: &str| json!([{ "HostIp": address, "HostPort": port }]);
+        ports("80", json!({ "80/tcp": bound("", "") }));
+        ports("8080:80", json!({ "80/tcp": bound("", "8080") }));
+        ports("127.0.0.1:8080:80/UDP", json!({ "80/udp": bound("127.0.0.1", "8080") }));
+        ports("127.0.0.1::80", json!({ "80/tcp": bound("127.0.0.1", "") }));
+        ports("[::1]:8080:80", json!({ "80/tcp": bound("::1", "8080") }));
+        ports("8000-8001:80-81", json!({ "80/tcp": bound("", "8000"), "81/tcp": bound("", "8001") }));
+        ports("8000-8010:80", json!({ "80/tcp": bound("", "8000-8010") }));
+    }
+
+    #[test]
+    fn an_anonymous_volume_is_part_of_the_configuration() {
+        body("docker run -v /data a", json!({ "Image": "a", "Volumes": { "/data": {} }, "HostConfig": {} }));
+    }
+
+    #[test]
+    fn what_concerns_the_agent_is_kept_beside_the_body() {
+        let line = "docker run --rm --name job --pull always --platform linux/arm64 --stop-timeout 7 a";
+        let command = ContainerCommand::parse(line).unwrap();
+        assert_eq!(command.name.as_deref(), Some("job"));
+        assert_eq!(command.platform.as_deref(), Some("linux/arm64"));
+        assert_eq!(
+            (command.pull, command.stop_timeout, command.remove_volumes),
+            (Pull::Always, Some(7), true)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        refuse("", "expected `docker run …`, found `the end` at word 1");
+        refuse("docker", "expected `docker run …`, found `the end` at word 2");
+        refuse("docker ps", "expected `docker run …`, found `ps` at word 2");
+        refuse("docker run", "no image after the flags; expected `docker run [flags] image [arguments]`");
+        refuse(
+            "docker run --rm",
+            "no image after the flags; expected `docker run [flags] image [arguments]`",
+        );
+        refuse(
+            "docker run ''",
+            "the image is empty; expected a name such as us-docker.pkg.dev/project/repository/image:tag, at word 3",
+        );
+        refuse("docker run --nope a", "unknown flag `--nope` at word 3");
+        refuse(
+            "docker run --rm --memroy 1g a",
+            "unknown flag `--memroy` at word 4; the nearest known one is --memory",
+        );
+        refuse("docker run -x a", "unknown flag `-x` in `-x` at word 3");
+        refuse(
+            "docker run -m 12x a",
+            "--memory at word 3: `12x` cannot be used; expected a size such as 512m or 2g (units b, k, m, g, t, p; bytes without one)",
+        );
+        refuse(
+            "docker run -v ./x:/y a",
+            "--volume at word 3: `./x:/y` cannot be used; expected an absolute path on the VM in place of `./x`",
+        );
+        refuse(
+            "docker run -p 80-81:80-82 a",
+            "--publish at word 3: `80-81:80-82` cannot be used; expected ranges of one length on both sides",
+        );
+        refuse(
+            "docker run --pull often a",
+            "--pull at word 3: `often` cannot be used; expected always, missing or never",
+        );
+    }
+
+    #[test]
+    fn a_quote_without_partner_is_shown() {
+        refuse(
+            "docker run a 'b c",
+            "' at character 14 has no partner: `'b c`; close it, or put a backslash before it",
+        );
+        refuse(
+            "docker run \"a 'b' c",
+            "\" at character 12 has no partner: `\"a 'b' c`; close it, or put a backslash before it",
+        );
+        refuse(
+            "docker run 'a' \\' \"",
+            "\" at character 19 has no partner: `\"`; close it, or put a backslash before it",
+        );
+    }
+
+    #[track_caller]
+    fn body(line: &str, expected: Value) {
+        let command = ContainerCommand::parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert_eq!(Value::Object(command.body), expected, "{line}");
+    }
+
+    #[track_caller]
+    fn host(flags: &str, expected: Value) {
+        body(&format!("docker run {flags} a"), json!({ "Image": "a", "HostConfig": expected }));
+    }
+
+    #[track_caller]
+    fn ports(ports: &str, expected: Value) {
+        let command = ContainerCommand::parse(&format!("docker run -p {ports} a")).unwrap();
+        assert_eq!(command.body["HostConfig"]["PortBindings"], expected, "{ports}");
+        let exposed: Vec<_> = command.body["ExposedPorts"].as_object().unwrap().keys().collect();
+        assert_eq!(exposed, expected.as_object().unwrap().keys().collect::<Vec<_>>(), "{ports}");
+    }
+
+    #[track_caller]
+    fn refuse(line: &str, expected: &str) {
+        let error = ContainerCommand::parse(line).err().unwrap_or_else(|| panic!("{line} was taken"));
+        assert_eq!(error.to_string(), format!("docker-command: {expected}"), "{line}");
+    }
+}

@@ -1,0 +1,32 @@
+//! What to run: the VM's attributes and one `docker run` command line, turned into a [`Job`].
+//!
+//! Pure: text in, values out. Leaves out reading the attributes and running the job.
+//!
+//! ```text
+//! attributes ──▶ Order { callback, job }      attributes.rs
+//! docker-command ──▶ words ──▶ flags ──▶ Job  command.rs, pflag.rs, flags.rs, values.rs, image.rs
+//! flags ──▶ the Engine's create call          create.rs
+//! ```
+
+mod attributes;
+mod command;
+mod create;
+mod flags;
+mod image;
+mod pflag;
+mod values;
+
+pub use attributes::{Attribute, Attributes, Auth, Callback, Job, NoCallback, Order, TABLE};
+pub use command::{CommandError, ContainerCommand};
+pub use create::Pull;
+pub use image::{ImageError, ImageReference};
+pub use pflag::WordError;
+
+/// The candidate that `word` may have been meant to be: at most a third of its letters differ.
+fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(3) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}

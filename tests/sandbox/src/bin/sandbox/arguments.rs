@@ -1,0 +1,116 @@
+//! The program's command line.
+
+use std::net::SocketAddr;
+
+/// What `--help` says.
+pub(crate) const USAGE: &str = "\
+usage: sandbox [options] [docker run …]   run the job as a VM would, and show its report;
+                                          without a command, a demo job
+       sandbox serve [options] [docker run …]
+                                          keep the fakes up for an agent, curl or gcloud
+
+options:
+  --attribute NAME=VALUE   an attribute of the VM, such as longrun-timeout=90m; may be repeated
+  --listen ADDRESS:PORT    where the fakes listen (default: a free port of 127.0.0.1)
+  --plain-callback         the callback is a web server of somebody else, which gets no token
+  --once                   serve: end after the first report, with the job's exit code";
+
+/// What to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Run a job.
+    #[default]
+    Run,
+    /// Only the fakes.
+    Serve,
+    /// Say how to use this.
+    Help,
+}
+
+/// A command line that was understood.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Arguments {
+    pub(crate) mode: Mode,
+    pub(crate) attributes: Vec<(String, String)>,
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) plain_callback: bool,
+    pub(crate) once: bool,
+    /// From `docker` on; empty for the demo job.
+    pub(crate) docker_run: Vec<String>,
+}
+
+impl Arguments {
+    /// Reads the words after the program's name; the error is for people.
+    pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut arguments = Self::default();
+        let mut words = words.peekable();
+        if words.next_if(|word| word == "serve").is_some() {
+            arguments.mode = Mode::Serve;
+        }
+        while let Some(word) = words.next() {
+            let mut value =
+                || words.next().ok_or_else(|| format!("sandbox: {word} needs a value\n\n{USAGE}"));
+            match word.as_str() {
+                "--help" | "-h" => arguments.mode = Mode::Help,
+                "--once" => arguments.once = true,
+                "--plain-callback" => arguments.plain_callback = true,
+                "--listen" => arguments.listen = Some(address(&value()?)?),
+                "--attribute" => arguments.attributes.push(attribute(&value()?)?),
+                "docker" | "run" => {
+                    arguments.docker_run = std::iter::once(word).chain(words.by_ref()).collect();
+                }
+                _ => {
+                    return Err(format!(
+                        "sandbox: `{word}` is neither an option nor `docker run …`\n\n{USAGE}"
+                    ));
+                }
+            }
+        }
+        Ok(arguments)
+    }
+}
+
+fn address(value: &str) -> Result<SocketAddr, String> {
+    value
+        .parse()
+        .map_err(|_| format!("sandbox: --listen `{value}`: expected address:port, such as 127.0.0.1:8080"))
+}
+
+fn attribute(value: &str) -> Result<(String, String), String> {
+    match value.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("sandbox: --attribute `{value}`: expected NAME=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_go_before_the_command_and_the_command_is_left_alone() {
+        let arguments = parse("serve --once --attribute longrun-timeout=2s docker run --once a").unwrap();
+        assert_eq!((arguments.mode, arguments.once), (Mode::Serve, true));
+        assert_eq!(arguments.attributes, [("longrun-timeout".to_owned(), "2s".to_owned())]);
+        assert_eq!(arguments.docker_run, ["docker", "run", "--once", "a"]);
+        assert_eq!(parse("").unwrap(), Arguments::default());
+        assert_eq!(parse("--help").unwrap().mode, Mode::Help);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (line, word) in [
+            ("ubuntu", "`ubuntu`"),
+            ("--attribute", "--attribute needs a value"),
+            ("--attribute x", "`x`: expected NAME=VALUE"),
+            ("--listen 80", "`80`: expected address:port"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(word), "{line}: {error}");
+        }
+    }
+
+    fn parse(line: &str) -> Result<Arguments, String> {
+        Arguments::parse(line.split_whitespace().map(str::to_owned))
+    }
+}

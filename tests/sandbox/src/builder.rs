@@ -1,0 +1,124 @@
+//! How a sandbox shall be.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use hyper::Method;
+use tokio::net::TcpListener;
+
+use crate::callback::{Calls, PlainCallback};
+use crate::executions::{Executions, Workflow};
+use crate::metadata::Metadata;
+use crate::script::Script;
+use crate::server::{Cloud, Complaints, Requests, Server};
+use crate::token::{CLOUD_PLATFORM, Tokens};
+use crate::vm::Account;
+use crate::{Answer, Sandbox};
+
+/// How a sandbox shall be.
+#[derive(Debug)]
+#[must_use]
+pub struct Builder {
+    address: SocketAddr,
+    attributes: Vec<(String, String)>,
+    account: Account,
+    scopes: Vec<String>,
+    metadata_answers: Vec<Answer>,
+    callback_answers: Vec<Answer>,
+    callback_method: Method,
+    workflow: Workflow,
+}
+
+impl Builder {
+    /// At this address; without it on any free port of 127.0.0.1.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// With this attribute of the instance.
+    pub fn attribute(mut self, key: &str, value: &str) -> Self {
+        self.attributes.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// On a VM that has no service account: no token, and no service takes any.
+    pub fn without_service_account(mut self) -> Self {
+        self.account = Account::Absent;
+        self
+    }
+
+    /// With these scopes instead of `cloud-platform`, without which no service answers.
+    pub fn scopes(mut self, scopes: &[&str]) -> Self {
+        self.scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        self
+    }
+
+    /// The first requests to the metadata server get these, then it is itself.
+    pub fn metadata_answers(mut self, answers: impl IntoIterator<Item = impl Into<Answer>>) -> Self {
+        self.metadata_answers = answers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The first calls of the callback get these, then it is itself.
+    pub fn callback_answers(mut self, answers: impl IntoIterator<Item = impl Into<Answer>>) -> Self {
+        self.callback_answers = answers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The `http_callback_method` of the callback endpoint; POST without it.
+    ///
+    /// # Panics
+    /// When it is no method of HTTP.
+    pub fn callback_method(mut self, method: &str) -> Self {
+        self.callback_method = method.parse().expect("a method of HTTP");
+        self
+    }
+
+    /// The workflow does not await its callback before [`Sandbox::consume_callback`]: the first report
+    /// stays in the slot and the second finds it full.
+    pub fn unawaited_callback(mut self) -> Self {
+        self.workflow = Workflow::IsBusy;
+        self
+    }
+
+    /// Opens the address and serves it on a task of the runtime that this runs in.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn start(self) -> io::Result<Sandbox> {
+        let listener = TcpListener::bind(self.address).await?;
+        let complaints = Arc::<Complaints>::default();
+        let tokens = Arc::new(Tokens::new(self.scopes));
+        let calls = Arc::new(Calls::new(self.callback_method, Script::new(self.callback_answers)));
+        let script = Script::new(self.metadata_answers);
+        let cloud = Arc::new(Cloud {
+            metadata: Metadata::new(self.account, script, tokens.clone(), complaints.clone()),
+            plain_callback: PlainCallback::new(calls.clone(), complaints.clone()),
+            executions: Executions::new(self.workflow, calls.clone(), tokens.clone(), complaints.clone()),
+            tokens,
+            complaints,
+            requests: Requests::default(),
+        });
+        let server = Server::start(listener, cloud.clone())?;
+        let sandbox = Sandbox { cloud, calls, server };
+        self.attributes.iter().for_each(|(key, value)| sandbox.set_attribute(key, value));
+        Ok(sandbox)
+    }
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            address: (Ipv4Addr::LOCALHOST, 0).into(),
+            attributes: Vec::new(),
+            account: Account::Present,
+            scopes: vec![CLOUD_PLATFORM.to_owned()],
+            metadata_answers: Vec::new(),
+            callback_answers: Vec::new(),
+            callback_method: Method::POST,
+            workflow: Workflow::Awaits,
+        }
+    }
+}

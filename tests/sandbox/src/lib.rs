@@ -1,0 +1,204 @@
+//! Google Cloud on this machine, as far as longrun-agent sees it.
+//!
+//! A [`Sandbox`] is one HTTP server on one address that stands for everything the agent talks to: the
+//! metadata server of the VM, the services of googleapis.com, and the web server of somebody else who
+//! wants a callback. Nothing in the agent is replaced: it is told the address by the environment variables
+//! that [`Sandbox::environment`] names, and sends what it would send to Google.
+//!
+//! ```text
+//!            /, /computeMetadata/…                        metadata.rs ─┐ issues
+//! agent ──►  X-Forwarded-Host: <service>.googleapis.com   executions.rs│──── token.rs
+//!            /callback/<id>                               callback.rs ─┘ checks
+//! ```
+//!
+//! The fakes speak the protocol with its statuses, headers and error bodies, record what they saw, and
+//! note what nobody should have sent: a test ends by asking that [`Sandbox::complaints`] is empty. Time
+//! does not pass by itself: a token ages when a test says so, a slot empties when a test says so.
+//!
+//! [`job`] has an image to run where nothing can be pulled, and [`tools`] finds the programs of others that
+//! the suites use as judges.
+//!
+//! Leaves out the workflow itself, quotas, IAM beyond the token and its scope, and TLS.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+mod builder;
+
+mod metadata;
+mod tree;
+mod vm;
+
+mod token;
+
+mod callback;
+mod executions;
+mod google;
+
+mod script;
+mod server;
+
+pub mod job;
+pub mod tools;
+
+pub use builder::Builder;
+pub use callback::Call;
+pub use script::Answer;
+pub use vm::{INSTANCE, INSTANCE_ID, MACHINE_TYPE, PROJECT, PROJECT_NUMBER, SERVICE_ACCOUNT, ZONE};
+
+use callback::Calls;
+use executions::State;
+use server::{Cloud, Server};
+
+/// Google Cloud on this machine, for one VM with one workflow that waits for it. It is gone when dropped.
+#[derive(Debug)]
+pub struct Sandbox {
+    cloud: Arc<Cloud>,
+    calls: Arc<Calls>,
+    server: Server,
+}
+
+/// Where things are.
+impl Sandbox {
+    /// A sandbox as you say, and otherwise one where all goes well.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    /// What an agent needs in its environment to be here instead of on a VM.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, String); 2] {
+        [
+            ("GCE_METADATA_HOST", self.address().to_string()),
+            ("LONGRUN_GOOGLE_ENDPOINT", format!("http://{}", self.address())),
+        ]
+    }
+
+    /// The callback endpoint of the workflow, an address of Google's. No two sandboxes have the same.
+    #[must_use]
+    pub fn callback_url(&self) -> String {
+        self.cloud.executions.callback_url()
+    }
+
+    /// The callback of somebody who is not Google.
+    #[must_use]
+    pub fn plain_callback_url(&self) -> String {
+        format!("http://{}{}", self.address(), self.cloud.plain_callback.path())
+    }
+}
+
+/// The VM.
+impl Sandbox {
+    /// Sets an attribute of the instance, and wakes who waits for a change.
+    pub fn set_attribute(&self, key: &str, value: &str) {
+        self.set_metadata(&format!("instance/attributes/{key}"), value);
+    }
+
+    /// Removes an attribute of the instance.
+    pub fn remove_attribute(&self, key: &str) {
+        self.cloud.metadata.set(&format!("instance/attributes/{key}"), None);
+    }
+
+    /// Sets any value by its path, `instance/preempted` say.
+    pub fn set_metadata(&self, path: &str, value: &str) {
+        self.cloud.metadata.set(path, Some(value));
+    }
+
+    /// A value of the metadata server as text, such as a guest attribute that the agent wrote.
+    #[must_use]
+    pub fn metadata(&self, path: &str) -> Option<String> {
+        self.cloud.metadata.get(path)
+    }
+
+    /// Makes every access token so much older. The metadata server renews one that has five minutes left.
+    pub fn age_token(&self, by: Duration) {
+        self.cloud.tokens.age(by);
+    }
+
+    /// Makes every access token expired: services answer 401, and the metadata server has a new one.
+    pub fn expire_token(&self) {
+        self.cloud.tokens.expire();
+    }
+
+    /// Makes services drop every token so far. The metadata server does not know, and goes on handing out
+    /// the same one until [`Sandbox::expire_token`].
+    pub fn revoke_token(&self) {
+        self.cloud.tokens.revoke();
+    }
+}
+
+/// The workflow.
+impl Sandbox {
+    /// The workflow awaits its callback once: what was in the slot, if anything was.
+    pub fn consume_callback(&self) -> Option<Value> {
+        self.cloud.executions.consume()
+    }
+
+    /// The execution ends well. Its callback is gone: 404 from then on.
+    pub fn end_execution(&self) {
+        self.cloud.executions.end(State::Succeeded);
+    }
+
+    /// Somebody cancels the execution. Its callback is gone: 404 from then on.
+    pub fn cancel_execution(&self) {
+        self.cloud.executions.end(State::Cancelled);
+    }
+}
+
+/// What came in.
+impl Sandbox {
+    /// Every call of either callback in order, whatever it was answered.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.calls.all()
+    }
+
+    /// The bodies of the calls that were accepted, as a workflow sees them.
+    #[must_use]
+    pub fn reports(&self) -> Vec<Value> {
+        self.calls().iter().filter(|call| call.was_accepted()).map(Call::report).collect()
+    }
+
+    /// The next call, whatever it is answered: each is told once, and those that came before count.
+    pub async fn next_call(&self) -> Call {
+        self.calls.next_call().await
+    }
+
+    /// The next accepted report: each is told once, and those that came before count.
+    pub async fn next_report(&self) -> Value {
+        self.calls.next_report().await.report()
+    }
+
+    /// Every access token that was handed out, to look for where none may be.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<String> {
+        self.cloud.tokens.all()
+    }
+
+    /// Every request in order, a line each: method, host of Google's if one was meant, path.
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
+        self.cloud.requests.all()
+    }
+
+    /// What came in that nobody should have sent; empty after a good run.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        self.cloud.complaints.all()
+    }
+}
+
+/// A number that nobody had before.
+fn unique() -> u64 {
+    RandomState::new().hash_one(())
+}

@@ -1,0 +1,7 @@
+//! The fakes themselves, asked over HTTP.
+
+mod callback;
+mod client;
+mod executions;
+mod metadata;
+mod token;
