@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::{
     callback::{self, Undelivered},
-    engine::{Container, Engine, EngineError, Exit, RegistryAuth},
+    engine::{Container, ContainerState, Engine, EngineError, Exit, RegistryAuth},
     google::{
         Metadata, MetadataError, Outside, SCOPES, Tokens, Vm,
         credential::{self, Credential},
@@ -216,7 +216,11 @@ impl Runner<'_> {
         let engine_wait = settings.budgets.engine;
         let bounds = Bounds { timeout: job.timeout, grace: job.grace, engine: engine_wait };
         let end = supervise::supervise(&container, exit, bounds, self.stop, watcher).await;
-        self.seen.logs = output.finish().await;
+        if let Some(output) = output {
+            let before = self.seen.logs.unavailable.take();
+            self.seen.logs = output.finish().await;
+            self.seen.logs.unavailable = before.or(self.seen.logs.unavailable.take());
+        }
         Ok(self.judge(&container, job, end).await)
     }
 
@@ -261,30 +265,56 @@ impl Runner<'_> {
 
     /// Starts the container with its end and its output already asked for. One that was started before is
     /// taken over, and never started again.
-    async fn start(&mut self, container: &Container, job: &Job) -> Result<(Exit, OutputTask), Verdict> {
-        let lost = |error: EngineError| Verdict::without_exit(Reason::EngineLost, http::chain(&error));
-        let state = container.state().await.map_err(lost)?;
-        let reader = container.attach(job.command.tty).await.map_err(lost)?;
-        let output = OutputTask::spawn(reader, job.log_tail, self.watcher);
+    async fn start(
+        &mut self,
+        container: &Container,
+        job: &Job,
+    ) -> Result<(Exit, Option<OutputTask>), Verdict> {
+        let state = container.state().await.map_err(|error| engine_lost(&error))?;
         if state.started_at.is_some() {
-            tracing::warn!(container = container.id, "the job was started before; taking it over");
-            self.seen.started_at = state.started_at;
-            return Ok((container.not_running().await.map_err(lost)?, output));
+            return self.take_over(container, job, &state).await.map_err(|error| engine_lost(&error));
         }
-        let exit = container.next_exit().await.map_err(lost)?;
+        let output = self.attach(container, job).await.map_err(|error| engine_lost(&error))?;
+        let exit = container.next_exit().await.map_err(|error| engine_lost(&error))?;
         if let Err(error) = container.start().await {
             return Err(self.start_failed(container, &error).await);
         }
         self.seen.started_at = Some(SystemTime::now());
-        Ok((exit, output))
+        Ok((exit, Some(output)))
     }
 
-    /// The Engine leaves the code that a shell would give (126, 127) in the container's state.
+    /// Joins a job that an agent before this one started. To a container that has ended nothing is attached:
+    /// the Engine would keep that stream open for ever.
+    async fn take_over(
+        &mut self,
+        container: &Container,
+        job: &Job,
+        state: &ContainerState,
+    ) -> Result<(Exit, Option<OutputTask>), EngineError> {
+        tracing::warn!(container = container.id, "the job was started before; taking it over");
+        self.seen.started_at = state.started_at;
+        let missing = "the agent was started again; what the job wrote before is not here";
+        self.seen.logs.unavailable = Some(missing.to_owned());
+        let output = match state.running {
+            true => Some(self.attach(container, job).await?),
+            false => None,
+        };
+        Ok((container.not_running().await?, output))
+    }
+
+    async fn attach(&self, container: &Container, job: &Job) -> Result<OutputTask, EngineError> {
+        let reader = container.attach(job.command.tty).await?;
+        Ok(OutputTask::spawn(reader, job.log_tail, self.watcher))
+    }
+
+    /// The Engine leaves the code that a shell would give (126, 127) in the container's state; its other
+    /// codes there, such as 128 for a missing network, are nobody's.
     async fn start_failed(&self, container: &Container, error: &EngineError) -> Verdict {
         if error.is_away() {
             return Verdict::without_exit(Reason::EngineLost, http::chain(error));
         }
-        let exit_code = container.state().await.ok().map(|state| state.exit_code).filter(|code| *code != 0);
+        let state = container.state().await.ok();
+        let exit_code = state.map(|state| state.exit_code).filter(|code| matches!(code, 126 | 127));
         Verdict { exit_code, ..Verdict::without_exit(Reason::ContainerCannotRun, error.to_string()) }
     }
 

@@ -1,0 +1,235 @@
+//! What the suites share: an agent in a sandbox, from its start to its end.
+//!
+//! The agent is the real binary, the Engine a real one, and what is Google's is a fake on a real socket.
+#![allow(dead_code, clippy::allow_attributes, reason = "every suite compiles this, and none uses all of it")]
+
+use std::{
+    process::{ExitStatus, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use sandbox::{Builder, Call, Sandbox};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+/// No test's agent may take longer: a test that hangs tells nothing.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What an agent finds.
+#[derive(Clone, Copy)]
+pub(crate) struct Given<'a> {
+    /// `docker-command`; `IMAGE` in it is the sandbox's job. Empty: the attribute is not there.
+    pub(crate) command: &'a str,
+    /// Other attributes.
+    pub(crate) attributes: &'a [(&'a str, &'a str)],
+    /// The agent's settings, beside where the fakes are.
+    pub(crate) environment: &'a [(&'a str, &'a str)],
+    /// How the cloud is.
+    pub(crate) cloud: fn(Builder) -> Builder,
+    /// Whose callback it is.
+    pub(crate) callback: Callback,
+}
+
+/// Whose callback it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Callback {
+    /// The workflow's.
+    Workflow,
+    /// A web server's that is not Google's.
+    Plain,
+    /// There is none.
+    Missing,
+}
+
+/// A job that ends at once in a cloud where all goes well.
+pub(crate) const GIVEN: Given<'static> = Given {
+    command: "docker run --rm IMAGE exit 0",
+    attributes: &[],
+    environment: &[],
+    cloud: |cloud| cloud,
+    callback: Callback::Workflow,
+};
+
+/// A running agent.
+pub(crate) struct Agent {
+    pub(crate) sandbox: Sandbox,
+    child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+    log: Vec<Value>,
+    environment: Vec<(String, String)>,
+}
+
+/// An agent that ended.
+pub(crate) struct Ended {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) status: ExitStatus,
+    /// The agent's own log.
+    pub(crate) log: Vec<Value>,
+    pub(crate) stderr: String,
+}
+
+/// Runs an agent to its end.
+pub(crate) async fn run(given: Given<'_>) -> Ended {
+    start(given).await.ended().await
+}
+
+/// Starts an agent.
+pub(crate) async fn start(given: Given<'_>) -> Agent {
+    let sandbox = (given.cloud)(Sandbox::builder()).start().await.expect("a free port");
+    start_in(sandbox, given)
+}
+
+/// Starts an agent in a sandbox.
+pub(crate) fn start_in(sandbox: Sandbox, given: Given<'_>) -> Agent {
+    match given.callback {
+        Callback::Workflow => sandbox.set_attribute("callback-url", &sandbox.callback_url()),
+        Callback::Plain => sandbox.set_attribute("callback-url", &sandbox.plain_callback_url()),
+        Callback::Missing => {}
+    }
+    if !given.command.is_empty() {
+        sandbox.set_attribute("docker-command", &given.command.replace("IMAGE", image()));
+    }
+    for (name, value) in given.attributes {
+        sandbox.set_attribute(name, value);
+    }
+    let fakes = sandbox.environment().map(|(name, value)| (name.to_owned(), value));
+    // Short where a VM's patience would only make a failing test slow.
+    let quick = [("LONGRUN_ENGINE_WAIT", "10s"), ("LONGRUN_DELIVERY_DEADLINE", "60s")];
+    let own = quick.iter().chain(given.environment).map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+    let environment = fakes.into_iter().chain(own).collect();
+    Agent::spawn(sandbox, environment)
+}
+
+impl Agent {
+    fn spawn(sandbox: Sandbox, environment: Vec<(String, String)>) -> Self {
+        let docker_host = std::env::var("DOCKER_HOST").map(|host| ("DOCKER_HOST".to_owned(), host));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_longrun-agent"))
+            .env_clear()
+            .envs(docker_host.ok())
+            .envs(environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the agent's binary");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { sandbox, child, stdout, log: Vec::new(), environment }
+    }
+
+    /// Waits for a line of the agent's log whose message begins so, and answers it.
+    pub(crate) async fn says(&mut self, message: &str) -> Value {
+        let said = timeout(PATIENCE, async {
+            while let Some(line) = self.stdout.next_line().await.expect("the agent's log") {
+                let line: Value = serde_json::from_str(&line).expect("one JSON object a line");
+                self.log.push(line.clone());
+                if line["message"].as_str().is_some_and(|text| text.starts_with(message)) {
+                    return line;
+                }
+            }
+            panic!("the agent ended without saying {message:?}: {:#?}", self.log)
+        });
+        said.await.unwrap_or_else(|_| panic!("the agent never said {message:?}"))
+    }
+
+    /// Sends the agent a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = std::process::Command::new("kill").args(["-s", signal, &self.id().to_string()]).status();
+        assert!(sent.expect("kill").success());
+    }
+
+    /// Ends the agent by SIGKILL and starts another one in its place.
+    pub(crate) async fn killed_and_started_again(self) -> Self {
+        self.killed_and_started_after(|| ()).await
+    }
+
+    /// The same, with something that happens while no agent runs.
+    pub(crate) async fn killed_and_started_after<T>(mut self, happens: impl FnOnce() -> T) -> Self {
+        self.child.kill().await.expect("a running agent");
+        happens();
+        Self::spawn(self.sandbox, self.environment)
+    }
+
+    /// The agent's process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("a running agent")
+    }
+
+    /// The agent's largest resident memory so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("a running agent");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
+    /// Waits for the agent's end, and checks what holds at every end: no credential went where it must not,
+    /// no request was made that the fakes do not know, no token was logged, and no container was left.
+    pub(crate) async fn ended(mut self) -> Ended {
+        let drained = async {
+            while let Some(line) = self.stdout.next_line().await.expect("the agent's log") {
+                self.log.push(serde_json::from_str(&line).expect("one JSON object a line"));
+            }
+        };
+        timeout(PATIENCE, drained).await.expect("the agent goes on and on");
+        let output = self.child.wait_with_output().await.expect("the agent's end");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let ended = Ended { sandbox: self.sandbox, status: output.status, log: self.log, stderr };
+        assert_eq!(ended.sandbox.complaints(), [""; 0]);
+        let log = format!("{:?}{}", ended.log, ended.stderr);
+        for token in ended.sandbox.tokens() {
+            assert!(!log.contains(&token), "a token is in the log");
+        }
+        if let Some(run_id) = ended.run_id() {
+            let left = docker(&["ps", "-aq", "--filter", &format!("label=longrun.run-id={run_id}")]);
+            if !left.is_empty() {
+                docker(&["rm", "-f", &left]);
+                panic!("a container was left");
+            }
+        }
+        ended
+    }
+}
+
+impl Ended {
+    /// The only report that was accepted.
+    #[track_caller]
+    pub(crate) fn report(&self) -> Value {
+        let mut reports = self.sandbox.reports();
+        assert_eq!(reports.len(), 1, "reports accepted; the log: {:#?} {}", self.log, self.stderr);
+        reports.remove(0)
+    }
+
+    /// Every call of the callback.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.sandbox.calls()
+    }
+
+    /// Whether a line of the agent's log holds this.
+    pub(crate) fn logged(&self, text: &str) -> bool {
+        self.log.iter().any(|line| line["message"].as_str().is_some_and(|message| message.contains(text)))
+    }
+
+    fn run_id(&self) -> Option<&str> {
+        self.log.iter().find_map(|line| line["run_id"].as_str())
+    }
+}
+
+/// The name of the sandbox's job image, made once.
+pub(crate) fn image() -> &'static str {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    IMAGE.get_or_init(|| sandbox::job::image().unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// What a docker command prints. A wedged Engine must not hang a test (it was seen to).
+#[track_caller]
+pub(crate) fn docker(arguments: &[&str]) -> String {
+    let output = std::process::Command::new("timeout").arg("60").arg("docker").args(arguments).output();
+    let output = output.expect("the docker command");
+    assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
