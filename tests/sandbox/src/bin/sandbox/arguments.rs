@@ -8,6 +8,7 @@ usage: sandbox [options] [docker run …]   run the job as a VM would, and show 
                                           without a command, a demo job
        sandbox serve [options] [docker run …]
                                           keep the fakes up for an agent, curl or gcloud
+       sandbox image                      make the demo job's image, and print its name
 
 options:
   --attribute NAME=VALUE   an attribute of the VM, such as longrun-timeout=90m; may be repeated
@@ -23,6 +24,8 @@ pub(crate) enum Mode {
     Run,
     /// Only the fakes.
     Serve,
+    /// Only the demo job's image.
+    Image,
     /// Say how to use this.
     Help,
 }
@@ -44,9 +47,11 @@ impl Arguments {
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut arguments = Self::default();
         let mut words = words.peekable();
-        if words.next_if(|word| word == "serve").is_some() {
-            arguments.mode = Mode::Serve;
-        }
+        arguments.mode = match words.next_if(|word| word == "serve" || word == "image").as_deref() {
+            Some("serve") => Mode::Serve,
+            Some(_) => Mode::Image,
+            None => Mode::Run,
+        };
         while let Some(word) = words.next() {
             let mut value =
                 || words.next().ok_or_else(|| format!("sandbox: {word} needs a value\n\n{USAGE}"));
@@ -95,6 +100,7 @@ mod tests {
         assert_eq!(arguments.docker_run, ["docker", "run", "--once", "a"]);
         assert_eq!(parse("").unwrap(), Arguments::default());
         assert_eq!(parse("--help").unwrap().mode, Mode::Help);
+        assert_eq!(parse("image").unwrap().mode, Mode::Image);
     }
 
     #[test]

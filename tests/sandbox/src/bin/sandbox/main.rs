@@ -31,6 +31,10 @@ async fn main() -> ExitCode {
             println!("{}", arguments::USAGE);
             return ExitCode::SUCCESS;
         }
+        Mode::Image => job_image().await.map(|image| {
+            println!("{image}");
+            ExitCode::SUCCESS
+        }),
         Mode::Serve => serve(arguments).await,
         Mode::Run => run(arguments).await,
     };
@@ -103,7 +107,7 @@ async fn prepare(arguments: &Arguments) -> io::Result<Sandbox> {
     match &arguments.docker_run[..] {
         [] if arguments.attributes.iter().any(|(name, _)| name == "docker-command") => {}
         [] => {
-            let image = tokio::task::spawn_blocking(sandbox::job::image).await??;
+            let image = job_image().await?;
             view::say("no command given, so this is the demo job");
             sandbox.set_attribute("docker-command", &format!("docker run --rm {image} demo"));
         }
@@ -113,6 +117,11 @@ async fn prepare(arguments: &Arguments) -> io::Result<Sandbox> {
         sandbox.set_attribute(name, value);
     }
     Ok(sandbox)
+}
+
+/// The demo job's image, made if it is not there.
+async fn job_image() -> io::Result<String> {
+    tokio::task::spawn_blocking(sandbox::job::image).await?
 }
 
 /// The agent's settings as this process' environment has them, but for what the fakes stand for.
