@@ -41,3 +41,16 @@ pub fn code_of(ended: Result<(), Failure>) -> Code {
         Failure::Undelivered(Undelivered::Gone) => Code::Gone,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_has_every_code() {
+        for code in [Code::Ok, Code::Usage, Code::NoInput, Code::Unavailable, Code::TempFail, Code::Gone] {
+            let row = format!("\n| {} | ", code as u8);
+            assert!(include_str!("../README.md").contains(&row), "the README has no row {row}");
+        }
+    }
+}

@@ -145,6 +145,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_names_every_variable() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        Settings::from_lookup(|name| {
+            asked.borrow_mut().push(format!("| `{name}` | "));
+            None
+        })
+        .unwrap();
+        for row in asked.take() {
+            assert!(include_str!("../README.md").contains(&row), "the README has no row {row}");
+        }
+    }
+
+    #[test]
     fn on_a_vm_nothing_needs_to_be_set() {
         let settings = read(&[]).unwrap();
         assert_eq!(settings.source, Source::Metadata("http://169.254.169.254/".parse().unwrap()));

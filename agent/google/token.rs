@@ -6,15 +6,12 @@
 //! an outage; a failed refresh is an error although the old token still lives (seen in 0.12.7). At a desk
 //! none of this matters, and gcp_auth's chain finds a person's own credentials.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use gcp_auth::{Error, Token, TokenProvider};
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 use super::Metadata;
 

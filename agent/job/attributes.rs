@@ -294,6 +294,15 @@ mod tests {
     const URL: &str = "https://workflowexecutions.googleapis.com/v1/projects/p/locations/l/workflows/w/executions/e/callbacks/c";
 
     #[test]
+    fn the_readmes_table_is_this_one() {
+        let mut expected = String::from("| attribute | default | meaning |\n| --- | --- | --- |\n");
+        for row in TABLE.iter().filter(|row| row.built) {
+            expected += &format!("| `{}` | {} | {} |\n", row.name, row.default, row.meaning);
+        }
+        assert!(include_str!("../../README.md").contains(&expected), "the README should have:\n{expected}");
+    }
+
+    #[test]
     fn defaults_hold_where_nothing_is_said() {
         let order = order(&[]).unwrap();
         assert_eq!(

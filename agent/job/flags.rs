@@ -242,3 +242,18 @@ fn volume(draft: &mut Draft, value: &str) -> Read<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_names_every_flag_and_no_other() {
+        let expected: Vec<_> = FLAGS.iter().map(|flag| format!("`--{}`", flag.name)).collect();
+        let readme = include_str!("../../README.md");
+        let from = readme.find("`--add-host`").unwrap();
+        let listed: Vec<_> = readme[from..].split('.').next().unwrap().split_whitespace().collect();
+        assert_eq!(listed, expected);
+        assert!(FLAGS.is_sorted_by_key(|flag| flag.name));
+    }
+}
