@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-/// Delays that double from `first` to `longest` without end, each with up to as much again at random on
-/// top, so that a thousand VMs that lost the same server do not come back in step.
+/// Delays between `first` and `longest`, without end: they double, and each has up to as much again at random
+/// on top, at the end too, so that a thousand VMs that lost the same server do not come back in step.
 pub(crate) fn delays(first: Duration, longest: Duration) -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::new()
-        .with_min_delay(first)
-        .with_max_delay(longest)
+        .with_min_delay(first.min(longest / 2))
+        .with_max_delay(longest / 2)
         .without_max_times()
         .with_jitter()
         .build()
-        .map(move |delay| delay.min(longest))
 }
 
 #[cfg(test)]
@@ -28,6 +27,8 @@ mod tests {
         let delays: Vec<_> = delays(first, longest).take(100).collect();
         assert_eq!(delays.len(), 100);
         assert!(delays.iter().all(|delay| (first..=longest).contains(delay)), "{delays:?}");
-        assert_eq!(delays[99], longest);
+        let late = &delays[50..];
+        assert!(late.iter().all(|delay| *delay >= longest / 2), "{late:?}");
+        assert!(late.iter().any(|delay| *delay != late[0]), "they are in step: {late:?}");
     }
 }

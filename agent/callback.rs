@@ -32,8 +32,8 @@ const TRY: Duration = Duration::from_secs(30);
 /// The delays of most failures.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
-/// After a refusal that people must mend: IAM takes minutes to spread a new role.
-const SLOW_DELAY: Duration = Duration::from_secs(60);
+/// The shortest delay after a refusal that people must mend: IAM takes minutes to spread a new role.
+const SLOW_DELAY: Duration = Duration::from_secs(30);
 /// A Retry-After is honoured up to here; a server's clock may be wrong.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
@@ -87,6 +87,7 @@ pub(crate) async fn deliver(
     let mut sender = Sender { callback, credential, report, outside, tokens, body: report.body() };
     let deadline = Instant::now() + within;
     let mut delays = backoff::delays(FIRST_DELAY, LONGEST_DELAY);
+    let mut slow_delays = backoff::delays(SLOW_DELAY, LONGEST_DELAY);
     let (mut shrunk, mut stopping) = (false, false);
     loop {
         let tried = sender.send(deadline).await;
@@ -110,7 +111,7 @@ pub(crate) async fn deliver(
                 sender.body = report.body_without_tail();
                 Duration::ZERO
             }
-            Answer::RetrySlowly => SLOW_DELAY,
+            Answer::RetrySlowly => slow_delays.next().unwrap_or(LONGEST_DELAY),
             Answer::Accepted | Answer::Gone | Answer::Retry => delays.next().unwrap_or(LONGEST_DELAY),
         };
         let next = Instant::now() + tried.retry_after.unwrap_or(delay).max(delay);

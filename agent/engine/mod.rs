@@ -111,6 +111,7 @@ impl Engine {
         };
         let deadline = Instant::now() + wait;
         let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));
+        let mut told = false;
         loop {
             let error = match ping(&client, &address).await {
                 Ok(version) => {
@@ -124,7 +125,10 @@ impl Engine {
             if !error.is_away() || next >= deadline {
                 return Err(error);
             }
-            tracing::debug!(error = http::chain(&error), "waiting for the Engine");
+            if !told {
+                tracing::warn!(error = http::chain(&error), "waiting for the Engine");
+                told = true;
+            }
             sleep_until(next).await;
         }
     }

@@ -106,7 +106,7 @@ impl ContainerCommand {
             use_of.flag.apply(&mut draft, &use_of.value).map_err(|expected| CommandError::Value {
                 flag: use_of.flag.name(),
                 word: use_of.word + 1,
-                value: use_of.value,
+                value: use_of.flag.shown(&use_of.value),
                 expected,
             })?;
         }
@@ -280,6 +280,7 @@ mod tests {
             "docker run -m 12x a",
             "--memory at word 3: `12x` cannot be used; expected a size such as 512m or 2g (units b, k, m, g, t, p; bytes without one)",
         );
+        refuse("docker run -e =secret a", "--env at word 3: `=…` cannot be used; expected NAME=value");
         refuse(
             "docker run -v ./x:/y a",
             "--volume at word 3: `./x:/y` cannot be used; expected an absolute path on the VM in place of `./x`",

@@ -97,6 +97,14 @@ impl Named for Flag {
 }
 
 impl Flag {
+    /// A value as an error may show it: what an environment variable holds is often a secret.
+    pub(crate) fn shown(&self, value: &str) -> String {
+        match value.split_once('=') {
+            Some((name, _)) if self.name == "env" => format!("{name}=…"),
+            _ => value.to_owned(),
+        }
+    }
+
     /// Applies one use of the flag; the error is what was expected of the value.
     pub(crate) fn apply(&self, draft: &mut Draft, value: &str) -> Read<()> {
         match self.effect {

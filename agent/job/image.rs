@@ -1,6 +1,7 @@
 //! An image's name, split as the Engine's pull wants it.
 //!
-//! Leaves out checking every character: the Engine does, and its answer is reported.
+//! The grammar is distribution/reference's: `[host[:port]/]path[/path…][:tag][@algorithm:digest]`. It is
+//! checked here because a reference becomes part of a request's path.
 
 use std::fmt;
 
@@ -22,39 +23,43 @@ pub enum ImageError {
     /// Nothing, or blanks.
     #[error("the image is empty; expected a name such as us-docker.pkg.dev/project/repository/image:tag")]
     Empty,
-    /// Has a character that no reference has.
-    #[error("image `{0}` has {1}; expected lower-case [registry/]name[:tag|@digest]")]
+    /// Not of a reference's form.
+    #[error("image `{0}` has {1}; expected [registry/]name[:tag][@digest], the name in lower case")]
     Malformed(String, &'static str),
 }
 
 impl ImageReference {
-    /// Reads a reference (distribution/reference: `[host[:port]/]path[:tag][@digest]`).
+    /// Reads a reference.
     pub fn parse(text: &str) -> Result<Self, ImageError> {
         if text.trim().is_empty() {
             return Err(ImageError::Empty);
         }
-        let malformed = |what| Err(ImageError::Malformed(text.to_owned(), what));
-        let name_end = text.find('@').unwrap_or(text.len());
-        let path_start = text[..name_end].rfind('/').map_or(0, |slash| slash + 1);
-        let tag = text[path_start..name_end].find(':').map(|colon| path_start + colon);
-        let version = (name_end < text.len()).then_some(name_end).or(tag);
-        let name = tag.unwrap_or(name_end);
-        let path = &text[..name];
-        if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return malformed("a blank in it");
-        }
-        if path.is_empty() || path.starts_with('/') || path.ends_with('/') || path.contains("//") {
-            return malformed("an empty part");
-        }
-        let repository =
-            if registry_of(path).is_some() { &path[path.find('/').unwrap_or(0)..] } else { path };
-        if repository.contains(|c: char| c.is_ascii_uppercase()) {
-            return malformed("an upper-case letter in its name");
-        }
-        if version.is_some_and(|at| at + 1 == text.len()) {
-            return malformed("an empty tag or digest");
-        }
-        Ok(Self { text: text.to_owned(), name, version })
+        let check = |good: bool, what| match good {
+            true => Ok(()),
+            false => Err(ImageError::Malformed(text.to_owned(), what)),
+        };
+        let (tagged, digest) = match text.split_once('@') {
+            Some((tagged, digest)) => (tagged, Some(digest)),
+            None => (text, None),
+        };
+        let last_part = tagged.rfind('/').map_or(0, |slash| slash + 1);
+        let (name, tag) = match tagged[last_part..].split_once(':') {
+            Some((part, tag)) => (&tagged[..last_part + part.len()], Some(tag)),
+            None => (tagged, None),
+        };
+        let path = match registry_of(name) {
+            Some(registry) => {
+                check(is_host(registry), "a registry that is no host")?;
+                &name[registry.len() + 1..]
+            }
+            None => name,
+        };
+        check(!path.contains(|c: char| c.is_ascii_uppercase()), "an upper-case letter in its name")?;
+        check(path.split('/').all(is_component), "a part that is no name")?;
+        check(tag.is_none_or(is_tag), "a tag that is none")?;
+        check(digest.is_none_or(is_digest), "a digest that is none")?;
+        let version = digest.map(|_| tagged.len()).or(tag.map(|_| name.len()));
+        Ok(Self { text: text.to_owned(), name: name.len(), version })
     }
 
     /// The reference as it was given.
@@ -90,6 +95,47 @@ fn registry_of(path: &str) -> Option<&str> {
     (first.contains(['.', ':']) || first == "localhost").then_some(first)
 }
 
+/// `example.com`, `localhost:5000`, `[::1]:5000`.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, "0"),
+    };
+    let name = |host: &str| {
+        host.split('.').all(|label| {
+            label.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && label.ends_with(|c: char| c.is_ascii_alphanumeric())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        })
+    };
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    port.parse::<u16>().is_ok()
+        && address.map_or_else(|| name(host), |address| address.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
+/// Lower-case letters and digits, with `.`, `_`, `__` or dashes between them.
+fn is_component(text: &str) -> bool {
+    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let separator = |run: &str| matches!(run, "" | "." | "_" | "__") || run.bytes().all(|byte| byte == b'-');
+    text.starts_with(alphanumeric) && text.ends_with(alphanumeric) && text.split(alphanumeric).all(separator)
+}
+
+fn is_tag(text: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    text.len() <= 128
+        && text.bytes().next().is_some_and(word)
+        && text.bytes().all(|byte| word(byte) || byte == b'.' || byte == b'-')
+}
+
+fn is_digest(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(algorithm, hex)| {
+        algorithm.starts_with(|c: char| c.is_ascii_alphabetic())
+            && algorithm.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+._-".contains(&byte))
+            && hex.len() >= 32
+            && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,16 +148,48 @@ mod tests {
         check("localhost/a", Some("localhost"), "localhost/a", "latest");
         check("127.0.0.1:5000/a", Some("127.0.0.1:5000"), "127.0.0.1:5000/a", "latest");
         check("h:5000/a/b:1", Some("h:5000"), "h:5000/a/b", "1");
-        check("gcr.io/p/i@sha256:ab", Some("gcr.io"), "gcr.io/p/i", "sha256:ab");
-        check("gcr.io/p/i:1@sha256:ab", Some("gcr.io"), "gcr.io/p/i", "sha256:ab");
+        check("[::1]:5000/a", Some("[::1]:5000"), "[::1]:5000/a", "latest");
+        check("a.b_c__d---e", None, "a.b_c__d---e", "latest");
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        check(&format!("gcr.io/p/i@{digest}"), Some("gcr.io"), "gcr.io/p/i", &digest);
+        check(&format!("gcr.io/p/i:1@{digest}"), Some("gcr.io"), "gcr.io/p/i", &digest);
         check("us-docker.pkg.dev/p/r/i:v1", Some("us-docker.pkg.dev"), "us-docker.pkg.dev/p/r/i", "v1");
     }
 
     #[test]
     fn a_word_that_names_no_image_is_refused() {
-        for bad in
-            ["", " ", "a b", "/a", "a/", "a//b", "Ubuntu", "gcr.io/P/i", "a:", "a@", "@sha256:ab", ":1"]
-        {
+        for bad in [
+            "",
+            " ",
+            "a b",
+            "/a",
+            "a/",
+            "a//b",
+            "Ubuntu",
+            "gcr.io/P/i",
+            "a:",
+            "a@",
+            "@sha256:ab",
+            ":1",
+            "a@sha256:ab",
+            "a?b",
+            "a#b",
+            "a%2e",
+            "../a",
+            "a/..",
+            "a/./b",
+            "a..b",
+            "-a",
+            "a-",
+            "a:-1",
+            "a:b/c:d:e",
+            "h:port/a",
+            "-h.io/a",
+            "h..io/a",
+            "user@gcr.io/a",
+            "a\u{e9}",
+            "a\0b",
+        ] {
             assert!(ImageReference::parse(bad).is_err(), "{bad:?} was taken");
         }
     }
