@@ -2,6 +2,10 @@
 
 mod machinery;
 
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use gcp_auth::TokenProvider;
+use longrun_agent::google::{Metadata, Tokens};
 use machinery::{Callback, Ended, GIVEN, Given, run, start, start_in};
 use sandbox::{Answer, Sandbox};
 
@@ -96,6 +100,29 @@ async fn the_workflow_gets_the_token_and_nobody_else_does() {
     let ended = run(Given { callback: Callback::Plain, ..GIVEN }).await;
     assert_eq!(ended.calls()[0].headers.get("authorization"), None);
     ended.report();
+}
+
+#[tokio::test]
+async fn off_compute_engine_a_persons_own_credentials_call_the_workflow_back() {
+    let sandbox = Sandbox::builder().start().await.unwrap();
+    let metadata = Metadata::new(format!("http://{}", sandbox.address()).parse().unwrap());
+    let token = Tokens::of_vm(metadata).token(&[]).await.unwrap();
+    // What gcp_auth's chain comes to in the end: gcloud, where somebody is logged in.
+    let desk = tempfile::tempdir().unwrap();
+    let gcloud = desk.path().join("gcloud");
+    fs::write(&gcloud, format!("#!/bin/sh\necho {}\n", token.as_str())).unwrap();
+    fs::set_permissions(&gcloud, fs::Permissions::from_mode(0o755)).unwrap();
+    let job = desk.path().join("job.json");
+    let command = format!("docker run {} exit 0", machinery::image());
+    let attributes = serde_json::json!({ "docker-command": command, "callback-url": sandbox.callback_url() });
+    fs::write(&job, attributes.to_string()).unwrap();
+
+    let folder = desk.path().to_str().unwrap();
+    let environment = [("LONGRUN_JOB_FILE", job.to_str().unwrap()), ("PATH", folder), ("HOME", folder)];
+    let given = Given { command: "", callback: Callback::Missing, environment: &environment, ..GIVEN };
+    let ended = start_in(sandbox, given).ended().await;
+    assert_accepted(&ended, &[200]);
+    assert_eq!(ended.calls()[0].headers["authorization"], format!("Bearer {}", token.as_str()));
 }
 
 #[tokio::test]

@@ -11,7 +11,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use gcp_auth::{Error, Token, TokenProvider};
 use serde::Deserialize;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 
 use super::Metadata;
 
@@ -20,6 +23,9 @@ use super::Metadata;
 const REFRESH_BEFORE: Duration = Duration::from_secs(240);
 /// A token that lives for less than this is not used any more.
 const MARGIN: Duration = Duration::from_secs(20);
+
+/// For gcp_auth's search, which has no bound of its own.
+const DESK_SEARCH: Duration = Duration::from_secs(30);
 
 /// Where tokens come from.
 pub enum Tokens {
@@ -97,7 +103,9 @@ async fn desk(found: &Mutex<Option<Arc<dyn TokenProvider>>>) -> Result<Arc<dyn T
     if let Some(provider) = &*found {
         return Ok(Arc::clone(provider));
     }
-    Ok(Arc::clone(found.insert(gcp_auth::provider().await?)))
+    let search = timeout(DESK_SEARCH, gcp_auth::provider());
+    let provider = search.await.map_err(|_| Error::Str("no credentials were found in time"))??;
+    Ok(Arc::clone(found.insert(provider)))
 }
 
 impl VmTokens {
