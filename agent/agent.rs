@@ -55,7 +55,7 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
         found = find_order(settings) => found?,
         () = stop.asked() => return Err(Failure::StoppedEarly),
     };
-    let mut order = Order::read(&vm.attributes)?;
+    let mut order = Order::read(&vm.attributes, |path| std::fs::read(path))?;
     let credential = credential_of(&mut order);
     let run_id = run_id(&vm, &order);
     let outside = Outside::new(settings.google_endpoint.clone());
@@ -239,7 +239,8 @@ impl Runner<'_> {
 
     /// The run's container: a new one, or the one that an agent before this one created.
     async fn container(&mut self, engine: &Engine, command: &ContainerCommand) -> Result<Container, Verdict> {
-        let mut body = command.body.clone();
+        let body = command.create_body(engine.api());
+        let mut body = body.map_err(|error| Verdict::without_exit(Reason::InvalidJob, error.to_string()))?;
         body.entry("Labels").or_insert_with(|| Value::Object(serde_json::Map::new()))[RUN_LABEL] =
             self.run_id.into();
         let name = command.name.clone().unwrap_or_else(|| format!("longrun-{}", &self.run_id[..12]));
@@ -339,8 +340,7 @@ impl Runner<'_> {
                 );
             }
         }
-        let memory = job.command.body["HostConfig"]["Memory"].as_u64();
-        Verdict::of(Ended { code, oom_killed, cause, memory, timeout: job.timeout })
+        Verdict::of(Ended { code, oom_killed, cause, memory: job.command.memory, timeout: job.timeout })
     }
 }
 

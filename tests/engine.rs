@@ -13,7 +13,9 @@ use tokio::{
 
 #[tokio::test]
 async fn the_engine_is_spoken_to_in_a_version_that_both_sides_know() {
-    for (engines, spoken) in [("1.41", "/v1.41/"), ("1.43", "/v1.43/"), ("1.52", "/v1.52/"), ("1.99", "/v1.52/")] {
+    for (engines, spoken) in
+        [("1.41", "/v1.41/"), ("1.43", "/v1.43/"), ("1.52", "/v1.52/"), ("1.99", "/v1.52/")]
+    {
         let engine = FakeEngine::start(&[
             &format!("200 OK\r\nApi-Version: {engines}"),
             "404 Not Found",

@@ -18,11 +18,11 @@ pub use container::{Container, ContainerState, Exit};
 pub use output::{Output, OutputReader};
 pub use pull::{PullError, RegistryAuth};
 
-use crate::{backoff, http, settings::DockerHost};
+use crate::{backoff, http, job::EngineApi, settings::DockerHost};
 
 /// The newest API that this code was written against. An Engine that knows a newer one serves this too; an
 /// older one is spoken to in its own (COS runs 1.43 to 1.52, FACTS).
-const NEWEST: ApiVersion = ApiVersion { major: 1, minor: 52 };
+const NEWEST: EngineApi = EngineApi { major: 1, minor: 52 };
 /// What only reads the Engine's memory.
 const QUICK: Duration = Duration::from_secs(30);
 /// What writes to disks: an image's first container on a cold, small disk took most of a minute.
@@ -36,12 +36,7 @@ pub struct Engine {
     client: Client,
     /// `http://host/v1.41`
     base: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct ApiVersion {
-    major: u32,
-    minor: u32,
+    api: EngineApi,
 }
 
 /// What can go wrong.
@@ -115,9 +110,8 @@ impl Engine {
         loop {
             let error = match ping(&client, &address).await {
                 Ok(version) => {
-                    let version = version.min(NEWEST);
-                    let base = format!("{address}/v{}.{}", version.major, version.minor);
-                    return Ok(Self { client, base });
+                    let api = version.min(NEWEST);
+                    return Ok(Self { client, base: format!("{address}/v{api}"), api });
                 }
                 Err(error) => error,
             };
@@ -131,6 +125,11 @@ impl Engine {
             }
             sleep_until(next).await;
         }
+    }
+
+    /// The API version that both sides know.
+    pub fn api(&self) -> EngineApi {
+        self.api
     }
 
     /// The digest of an image that is there, or `None` if it was never in a registry; `Err` with 404 if it
@@ -165,21 +164,14 @@ impl Engine {
     }
 }
 
-async fn ping(client: &Client, address: &str) -> Result<ApiVersion, EngineError> {
+async fn ping(client: &Client, address: &str) -> Result<EngineApi, EngineError> {
     let doing = "connecting";
     let response = call(doing, QUICK, client.get(format!("{address}/_ping"))).await?;
     let header = response.headers().get("Api-Version").and_then(|value| value.to_str().ok());
-    header.and_then(ApiVersion::parse).ok_or_else(|| EngineError::Undecodable {
+    header.and_then(|version| version.parse().ok()).ok_or_else(|| EngineError::Undecodable {
         doing,
         why: "no header Api-Version; is this a Docker Engine?".to_owned(),
     })
-}
-
-impl ApiVersion {
-    fn parse(text: &str) -> Option<Self> {
-        let (major, minor) = text.split_once('.')?;
-        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
-    }
 }
 
 /// Sends a request and waits for the head of a good answer. Its body is under the same deadline only as far
@@ -225,19 +217,5 @@ async fn error_text(mut response: Response) -> String {
     match serde_json::from_slice::<Refusal>(&body) {
         Ok(refusal) => refusal.message.trim().to_owned(),
         Err(_) => String::from_utf8_lossy(&body).trim().to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn api_versions_compare_by_number() {
-        let version = |text| ApiVersion::parse(text).unwrap();
-        assert!(version("1.9") < version("1.41") && version("1.41") < version("1.100"));
-        assert_eq!(version("1.53").min(NEWEST), NEWEST);
-        assert_eq!(ApiVersion::parse("1"), None);
-        assert_eq!(ApiVersion::parse("1.x"), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 use reqwest::{Method, Url};
 use thiserror::Error;
 
-use super::{ContainerCommand, nearest};
+use super::{ContainerCommand, ReadFile, nearest};
 
 /// Attributes by name, as the metadata server gives them.
 pub type Attributes = BTreeMap<String, String>;
@@ -137,8 +137,8 @@ pub enum NoCallback {
 }
 
 impl Order {
-    /// Reads all attributes. Those that are not ours are ignored.
-    pub fn read(attributes: &Attributes) -> Result<Self, NoCallback> {
+    /// Reads all attributes. Those that are not ours are ignored. `read` reads the files that a command names.
+    pub fn read(attributes: &Attributes, read: ReadFile) -> Result<Self, NoCallback> {
         let url = callback_url(attributes)?;
         let mut reader = Reader { attributes, problems: Vec::new() };
         reader.check_names();
@@ -148,7 +148,7 @@ impl Order {
         let timeout = reader.read("longrun-timeout", duration);
         let grace = reader.read("longrun-stop-grace", duration);
         let log_tail = reader.read("longrun-log-tail", log_tail).unwrap_or(LOG_TAIL);
-        let command = reader.command();
+        let command = reader.command(read);
 
         let job = match command {
             Some(command) if reader.problems.is_empty() => {
@@ -189,9 +189,11 @@ impl Reader<'_> {
         }
     }
 
-    fn command(&mut self) -> Option<ContainerCommand> {
+    fn command(&mut self, read: ReadFile) -> Option<ContainerCommand> {
         match (self.attributes.get("docker-command"), self.attributes.get("host-command")) {
-            (Some(text), None) => ContainerCommand::parse(text).map_err(|error| self.problem(error)).ok(),
+            (Some(text), None) => {
+                ContainerCommand::parse(text, read).map_err(|error| self.problem(error)).ok()
+            }
             (None, Some(_)) => None,
             (Some(_), Some(_)) => {
                 self.problem("docker-command and host-command are both set; keep one of them");
@@ -341,7 +343,7 @@ mod tests {
     #[test]
     fn without_a_callback_there_is_no_order() {
         let refused = |url: &str| order(&[("callback-url", url)]).unwrap_err();
-        assert_eq!(Order::read(&Attributes::new()).unwrap_err(), NoCallback::Missing);
+        assert_eq!(Order::read(&Attributes::new(), no_file).unwrap_err(), NoCallback::Missing);
         assert_eq!(refused(" "), NoCallback::Missing);
         assert!(matches!(refused("workflowexecutions"), NoCallback::Malformed(_)));
         assert!(matches!(refused("ftp://x/y"), NoCallback::Malformed(_)));
@@ -391,11 +393,15 @@ mod tests {
         );
         let mut none = attributes(&[]);
         none.remove("docker-command");
-        let order = Order::read(&none).unwrap();
+        let order = Order::read(&none, no_file).unwrap();
         assert_eq!(
             order.job.unwrap_err(),
             ["neither docker-command nor host-command is set; set docker-command to a `docker run …` line"]
         );
+    }
+
+    fn no_file(_: &str) -> std::io::Result<Vec<u8>> {
+        Err(std::io::ErrorKind::NotFound.into())
     }
 
     fn attributes(changes: &[(&str, &str)]) -> Attributes {
@@ -407,6 +413,6 @@ mod tests {
     }
 
     fn order(changes: &[(&str, &str)]) -> Result<Order, NoCallback> {
-        Order::read(&attributes(changes))
+        Order::read(&attributes(changes), no_file)
     }
 }

@@ -6,11 +6,12 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::{
-    create::{Draft, Pull},
+    create::{self, Draft, EngineApi, Pull},
+    files::ReadFile,
     flags::FLAGS,
     image::{ImageError, ImageReference},
     nearest,
-    pflag::{self, Named, WordError},
+    pflag::{self, Given, Named, WordError},
 };
 
 /// A container to run.
@@ -25,13 +26,17 @@ pub struct ContainerCommand {
     /// `--name`.
     pub name: Option<String>,
     /// `--stop-timeout`, in seconds; negative means for ever.
-    pub stop_timeout: Option<i32>,
+    pub stop_timeout: Option<i64>,
     /// Whether the container's anonymous volumes go with it (`--rm`).
     pub remove_volumes: bool,
     /// Whether the job has a terminal (`-t`): its output is then one stream without frames.
     pub tty: bool,
-    /// The body of the Engine's create call.
-    pub body: Map<String, Value>,
+    /// `--memory`, in bytes.
+    pub memory: Option<u64>,
+    /// The body of the Engine's create call, as the newest API wants it.
+    body: Map<String, Value>,
+    /// What flags need of the Engine.
+    needs: Vec<(EngineApi, &'static str)>,
 }
 
 /// What is wrong with a command line, and where. Words are counted from 1.
@@ -80,6 +85,29 @@ pub enum CommandError {
         /// What it should have been.
         expected: String,
     },
+    /// A flag that has no place on a VM.
+    #[error("docker-command: --{flag} at word {word} cannot be used: {why}")]
+    Refused {
+        /// The flag's long name.
+        flag: &'static str,
+        /// The number of its word.
+        word: usize,
+        /// Why.
+        why: &'static str,
+    },
+    /// Flags that contradict one another.
+    #[error("docker-command: {0}")]
+    Conflict(String),
+    /// A flag that this Engine does not know yet.
+    #[error("docker-command: --{flag} needs an Engine with API {needs} or newer; this one has {has}")]
+    OldEngine {
+        /// The flag's long name.
+        flag: &'static str,
+        /// The API that it needs.
+        needs: EngineApi,
+        /// The Engine's.
+        has: EngineApi,
+    },
     /// Flags and no image.
     #[error("docker-command: no image after the flags; expected `docker run [flags] image [arguments]`")]
     NoImage,
@@ -95,20 +123,18 @@ pub enum CommandError {
 }
 
 impl ContainerCommand {
-    /// Reads `text`: POSIX shell quoting, then `docker run`'s flags, the image, and its arguments.
-    pub fn parse(text: &str) -> Result<Self, CommandError> {
+    /// Reads `text`: POSIX shell quoting, then `docker run`'s flags, the image, and its arguments. `read` reads
+    /// the files that flags name.
+    pub fn parse(text: &str, read: ReadFile) -> Result<Self, CommandError> {
         let words = split(text)?;
         let start = after_docker_run(&words)?;
         let (given, image_at) = pflag::read(FLAGS, &words, start).map_err(word_error)?;
 
-        let mut draft = Draft::default();
+        let mut draft = Draft::new(read);
+        let mut needs = Vec::new();
         for use_of in given {
-            use_of.flag.apply(&mut draft, &use_of.value).map_err(|expected| CommandError::Value {
-                flag: use_of.flag.name(),
-                word: use_of.word + 1,
-                value: use_of.flag.shown(&use_of.value),
-                expected,
-            })?;
+            needs.extend(use_of.flag.needs());
+            apply(&mut draft, use_of)?;
         }
 
         let image = words.get(image_at).ok_or(CommandError::NoImage)?;
@@ -116,10 +142,34 @@ impl ContainerCommand {
             .map_err(|source| CommandError::Image { word: image_at + 1, source })?;
         let (pull, stop_timeout, remove_volumes) = (draft.pull, draft.stop_timeout, draft.remove_volumes);
         let (platform, name) = (draft.platform.take(), draft.name.take());
-        let body = draft.body(&image.to_string(), &words[image_at + 1..]);
+        let body = draft.body(image.as_str(), &words[image_at + 1..]).map_err(CommandError::Conflict)?;
         let tty = body.get("Tty") == Some(&Value::Bool(true));
-        Ok(Self { image, pull, platform, name, stop_timeout, remove_volumes, tty, body })
+        let memory = body["HostConfig"]["Memory"].as_u64().filter(|bytes| *bytes != 0);
+        Ok(Self { image, pull, platform, name, stop_timeout, remove_volumes, tty, memory, body, needs })
     }
+
+    /// The body of the create call for an Engine of `api`.
+    pub fn create_body(&self, api: EngineApi) -> Result<Map<String, Value>, CommandError> {
+        if let Some((needs, flag)) = self.needs.iter().find(|(needs, _)| *needs > api) {
+            return Err(CommandError::OldEngine { flag, needs: *needs, has: api });
+        }
+        let mut body = self.body.clone();
+        create::place_mac_address(&mut body, api);
+        Ok(body)
+    }
+}
+
+fn apply(draft: &mut Draft, use_of: Given<'_, super::flags::Flag>) -> Result<(), CommandError> {
+    let Given { flag, value, word } = use_of;
+    if let Some(why) = flag.refusal() {
+        return Err(CommandError::Refused { flag: flag.name(), word: word + 1, why });
+    }
+    flag.apply(draft, &value).map_err(|expected| CommandError::Value {
+        flag: flag.name(),
+        word: word + 1,
+        value: flag.shown(&value),
+        expected,
+    })
 }
 
 /// The words of a command line, as a POSIX shell splits it. A metadata value that was typed on Windows has
@@ -148,10 +198,28 @@ fn open_quote(text: &str) -> (usize, char) {
     open.unwrap_or((0, '"'))
 }
 
-/// The index after `docker run`, `docker container run` or a bare `run`.
+/// The docker CLI's own flags that take a value: `docker --log-level debug run …`.
+const BEFORE_RUN: &[&str] = &[
+    "--config",
+    "-c",
+    "--context",
+    "-H",
+    "--host",
+    "-l",
+    "--log-level",
+    "--tlscacert",
+    "--tlscert",
+    "--tlskey",
+];
+
+/// The index after `docker run`, `docker container run` or a bare `run`. The CLI's own flags before it say how
+/// to reach an Engine, which the agent knows.
 fn after_docker_run(words: &[String]) -> Result<usize, CommandError> {
     let is = |index: usize, word: &str| words.get(index).is_some_and(|w| w == word);
     let mut at = usize::from(is(0, "docker"));
+    while at > 0 && words.get(at).is_some_and(|word| word.starts_with('-')) {
+        at += 1 + usize::from(BEFORE_RUN.contains(&&*words[at]));
+    }
     at += usize::from(is(at, "container"));
     if is(at, "run") {
         return Ok(at + 1);
@@ -215,10 +283,7 @@ mod tests {
             json!({ "CapAdd": ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"] }),
         );
         host("-v /a:/b -v n:/c:ro", json!({ "Binds": ["/a:/b", "n:/c:ro"] }));
-        host(
-            "--network host --privileged --init=false",
-            json!({ "NetworkMode": "host", "Privileged": true, "Init": false }),
-        );
+        host("--privileged --init=false", json!({ "Privileged": true, "Init": false }));
         host(
             "--log-driver local --log-opt max-size=1m",
             json!({ "LogConfig": { "Type": "local", "Config": { "max-size": "1m" } } }),
@@ -240,6 +305,60 @@ mod tests {
     }
 
     #[test]
+    fn a_network_is_a_mode_and_where_more_is_said_an_endpoint() {
+        let networks = |flags: &str| {
+            let command = ContainerCommand::parse(&format!("docker run {flags} a"), no_file).unwrap();
+            let body = command.create_body("1.44".parse().unwrap()).unwrap();
+            (body["HostConfig"]["NetworkMode"].clone(), body["NetworkingConfig"]["EndpointsConfig"].clone())
+        };
+        assert_eq!(networks("--network host"), (json!("host"), json!({})));
+        assert_eq!(
+            networks("--network n --ip 10.0.0.9"),
+            (json!("n"), json!({ "n": { "IPAMConfig": { "IPv4Address": "10.0.0.9" } } }))
+        );
+        assert_eq!(networks("--network name=n,alias=B"), (json!("n"), json!({ "n": { "Aliases": ["b"] } })));
+        refuse(
+            "docker run --network n --network host a",
+            "--network: networks of your own and Docker's (bridge, host, none) cannot be mixed",
+        );
+        refuse("docker run --network n --network n a", "--network: n is there twice");
+    }
+
+    #[test]
+    fn what_an_engine_does_not_know_yet_is_told_or_said_in_its_way() {
+        let command =
+            |flags: &str| ContainerCommand::parse(&format!("docker run {flags} a"), no_file).unwrap();
+        let mac = command("--network n --mac-address 92:d0:c6:0a:29:33");
+        let body = |api: &str| mac.create_body(api.parse().unwrap()).unwrap();
+        assert_eq!(
+            body("1.44")["NetworkingConfig"]["EndpointsConfig"]["n"]["MacAddress"],
+            "92:d0:c6:0a:29:33"
+        );
+        assert_eq!(body("1.43")["MacAddress"], "92:d0:c6:0a:29:33");
+        let error = command("--annotation a=b").create_body("1.41".parse().unwrap()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "docker-command: --annotation needs an Engine with API 1.43 or newer; this one has 1.41"
+        );
+    }
+
+    #[test]
+    fn files_that_flags_name_are_read_and_a_missing_one_is_told_with_what_to_do() {
+        let file = |path: &str| match path {
+            "env" => Ok("\u{feff}# comment\nA=1\n  B=2 \r\nC\n".into()),
+            "profile.json" => Ok("{ \"a b\": [1,\n 2] }".into()),
+            _ => Err(std::io::ErrorKind::NotFound.into()),
+        };
+        let command = |line: &str| ContainerCommand::parse(line, file);
+        let body = command("docker run -e D=4 --env-file env -e A=9 a").unwrap().body;
+        assert_eq!(body["Env"], json!(["A=1", "B=2 ", "D=4", "A=9"]));
+        let body = command("docker run --security-opt seccomp=profile.json a").unwrap().body;
+        assert_eq!(body["HostConfig"]["SecurityOpt"], json!(["seccomp={\"a b\":[1,2]}"]));
+        let error = command("docker run --env-file /x a").unwrap_err().to_string();
+        assert!(error.contains("mount it there: --volume /x:/x:ro"), "{error}");
+    }
+
+    #[test]
     fn an_anonymous_volume_is_part_of_the_configuration() {
         body("docker run -v /data a", json!({ "Image": "a", "Volumes": { "/data": {} }, "HostConfig": {} }));
     }
@@ -247,7 +366,7 @@ mod tests {
     #[test]
     fn what_concerns_the_agent_is_kept_beside_the_body() {
         let line = "docker run --rm --name job --pull always --platform linux/arm64 --stop-timeout 7 a";
-        let command = ContainerCommand::parse(line).unwrap();
+        let command = ContainerCommand::parse(line, no_file).unwrap();
         assert_eq!(command.name.as_deref(), Some("job"));
         assert_eq!(command.platform.as_deref(), Some("linux/arm64"));
         assert_eq!(
@@ -280,10 +399,20 @@ mod tests {
             "docker run -m 12x a",
             "--memory at word 3: `12x` cannot be used; expected a size such as 512m or 2g (units b, k, m, g, t, p; bytes without one)",
         );
+        refuse(
+            "docker run --restart always a",
+            "--restart at word 3: `always` cannot be used; expected no: a job that is always started again never ends, and nobody would be told; leave --restart out",
+        );
+        refuse("docker run --help", "--help at word 3 cannot be used: it runs nothing");
+        refuse(
+            "docker run --no-healthcheck --health-cmd x a",
+            "--no-healthcheck contradicts the other --health flags; leave it or them out",
+        );
+        refuse("docker --host ps", "expected `docker run …`, found `the end` at word 4");
         refuse("docker run -e =secret a", "--env at word 3: `=…` cannot be used; expected NAME=value");
         refuse(
             "docker run -v ./x:/y a",
-            "--volume at word 3: `./x:/y` cannot be used; expected an absolute path on the VM in place of `./x`",
+            "--volume at word 3: `./x:/y` cannot be used; expected an absolute path on the VM in place of `./x`: there is no working folder",
         );
         refuse(
             "docker run -p 80-81:80-82 a",
@@ -311,9 +440,14 @@ mod tests {
         );
     }
 
+    fn no_file(_: &str) -> std::io::Result<Vec<u8>> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+
     #[track_caller]
     fn body(line: &str, expected: Value) {
-        let command = ContainerCommand::parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let command =
+            ContainerCommand::parse(line, no_file).unwrap_or_else(|error| panic!("{line}: {error}"));
         assert_eq!(Value::Object(command.body), expected, "{line}");
     }
 
@@ -324,7 +458,7 @@ mod tests {
 
     #[track_caller]
     fn ports(ports: &str, expected: Value) {
-        let command = ContainerCommand::parse(&format!("docker run -p {ports} a")).unwrap();
+        let command = ContainerCommand::parse(&format!("docker run -p {ports} a"), no_file).unwrap();
         assert_eq!(command.body["HostConfig"]["PortBindings"], expected, "{ports}");
         let exposed: Vec<_> = command.body["ExposedPorts"].as_object().unwrap().keys().collect();
         assert_eq!(exposed, expected.as_object().unwrap().keys().collect::<Vec<_>>(), "{ports}");
@@ -332,7 +466,8 @@ mod tests {
 
     #[track_caller]
     fn refuse(line: &str, expected: &str) {
-        let error = ContainerCommand::parse(line).err().unwrap_or_else(|| panic!("{line} was taken"));
+        let error =
+            ContainerCommand::parse(line, no_file).err().unwrap_or_else(|| panic!("{line} was taken"));
         assert_eq!(error.to_string(), format!("docker-command: {expected}"), "{line}");
     }
 }

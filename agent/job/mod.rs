@@ -4,21 +4,28 @@
 //!
 //! ```text
 //! attributes ──▶ Order { callback, job }      attributes.rs
-//! docker-command ──▶ words ──▶ flags ──▶ Job  command.rs, pflag.rs, flags.rs, values.rs, image.rs
+//! docker-command ──▶ words ──▶ flags ──▶ Job  command.rs, pflag.rs, flags.rs, image.rs
+//! a flag's value ──▶ the Engine's field       values.rs, devices.rs, files.rs, mounts.rs, networks.rs, go.rs
 //! flags ──▶ the Engine's create call          create.rs
 //! ```
 
 mod attributes;
 mod command;
 mod create;
+mod devices;
+mod files;
 mod flags;
+mod go;
 mod image;
+mod mounts;
+mod networks;
 mod pflag;
 mod values;
 
 pub use attributes::{Attribute, Attributes, Auth, Callback, Job, NoCallback, Order, TABLE};
 pub use command::{CommandError, ContainerCommand};
-pub use create::Pull;
+pub use create::{EngineApi, Pull};
+pub use files::ReadFile;
 pub use image::{ImageError, ImageReference};
 pub use pflag::WordError;
 
