@@ -308,7 +308,7 @@ mod tests {
     fn a_network_is_a_mode_and_where_more_is_said_an_endpoint() {
         let networks = |flags: &str| {
             let command = ContainerCommand::parse(&format!("docker run {flags} a"), no_file).unwrap();
-            let body = command.create_body("1.44".parse().unwrap()).unwrap();
+            let body = command.create_body("1.41".parse().unwrap()).unwrap();
             (body["HostConfig"]["NetworkMode"].clone(), body["NetworkingConfig"]["EndpointsConfig"].clone())
         };
         assert_eq!(networks("--network host"), (json!("host"), json!({})));

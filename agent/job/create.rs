@@ -275,11 +275,9 @@ pub(crate) fn place_mac_address(body: &mut Map<String, Value>, api: EngineApi) {
         return;
     }
     let mode = body["HostConfig"]["NetworkMode"].as_str().unwrap_or("default").to_owned();
-    let Some(endpoint) = body.get_mut("NetworkingConfig").map(|config| &mut config["EndpointsConfig"][&mode])
-    else {
-        return;
-    };
-    let address = endpoint.as_object_mut().and_then(|endpoint| endpoint.remove("MacAddress"));
+    let endpoints = body.get_mut("NetworkingConfig").and_then(|config| config.get_mut("EndpointsConfig"));
+    let endpoint = endpoints.and_then(|endpoints| endpoints.get_mut(&mode)).and_then(Value::as_object_mut);
+    let address = endpoint.and_then(|endpoint| endpoint.remove("MacAddress"));
     if let Some(address) = address {
         body.insert("MacAddress".to_owned(), address);
     }
