@@ -8,12 +8,12 @@
 //!
 //! Leaves out what the report says.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use gcp_auth::TokenProvider;
 use reqwest::{Method, StatusCode};
 use thiserror::Error;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
     backoff,
@@ -29,6 +29,8 @@ use crate::{
 
 /// One try, from connecting to the answer's head.
 const TRY: Duration = Duration::from_secs(30);
+/// For a try that is under way when the agent is told to stop: Docker kills it ten seconds after.
+const LAST_TRY: Duration = Duration::from_secs(5);
 /// The delays of most failures.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
@@ -90,7 +92,17 @@ pub(crate) async fn deliver(
     let mut slow_delays = backoff::delays(SLOW_DELAY, LONGEST_DELAY);
     let (mut shrunk, mut stopping) = (false, false);
     loop {
-        let tried = sender.send(deadline).await;
+        let tried = {
+            let mut trying = pin!(sender.send(deadline));
+            tokio::select! {
+                tried = &mut trying => tried,
+                // The try that is under way is the last one, and it has not long.
+                () = stop.asked() => {
+                    stopping = true;
+                    timeout(LAST_TRY, trying).await.unwrap_or_else(|_| Tried::retry("no answer".to_owned()))
+                }
+            }
+        };
         let answer = match tried.answer {
             Answer::Accepted => return Ok(()),
             Answer::Gone => return Err(Undelivered::Gone),
@@ -143,12 +155,17 @@ struct Tried {
     what: String,
 }
 
+impl Tried {
+    fn retry(what: String) -> Self {
+        Self { answer: Answer::Retry, retry_after: None, what }
+    }
+}
+
 impl Sender<'_> {
     async fn send(&self, deadline: Instant) -> Tried {
-        let retry = |what| Tried { answer: Answer::Retry, retry_after: None, what };
         let token = match self.token().await {
             Ok(token) => token,
-            Err(error) => return retry(http::chain(&error)),
+            Err(error) => return Tried::retry(http::chain(&error)),
         };
         let mut request = self.request();
         if let Some(token) = token {
@@ -158,7 +175,7 @@ impl Sender<'_> {
         let left = deadline.saturating_duration_since(Instant::now());
         let response = match request.timeout(left.clamp(Duration::from_secs(1), TRY)).send().await {
             Ok(response) => response,
-            Err(error) => return retry(http::chain(&error.without_url())),
+            Err(error) => return Tried::retry(http::chain(&error.without_url())),
         };
         let status = response.status();
         let header = response.headers().get("Retry-After").and_then(|value| value.to_str().ok());

@@ -15,7 +15,7 @@
 //!   └─────────┘   └─────┘   └────────────────────────┘   └────────┘   └────────────────┘
 //! ```
 //!
-//! [`agent::run`] is that sequence on one page. How a started container is brought to its end is a small
+//! [`agent::run`] is that sequence on one page, and `attempt.rs` is its middle. How a started container is brought to its end is a small
 //! state machine, drawn at the top of `supervise/state.rs`:
 //!
 //! ```text
@@ -37,11 +37,12 @@
 //!
 //! # Reading order
 //!
-//! `agent` names every step; each module below is one of them. `job`, `logs`, `report` and `backoff` are pure.
+//! `agent` and `attempt` name every step; each module below is one of them. `job`, `logs`, `report` and `backoff` are pure.
 //! The seam for tests is an address, not a trait: everything here speaks HTTP, and fakes are real servers
 //! (`tests/sandbox`).
 
 pub mod agent;
+mod attempt;
 pub mod settings;
 
 pub mod job;

@@ -13,7 +13,7 @@ use serde_json::Value;
 /// A workflow's variables share 512 KB, and over that it dies although the callback answered 200 (FACTS).
 const MOST_BYTES: usize = 256 << 10;
 /// Enough for the Engine's longest sentence; a registry's HTML error page is cut.
-const MOST_MESSAGE_BYTES: usize = 4 << 10;
+const MOST_TEXT_BYTES: usize = 4 << 10;
 
 /// How a run ended.
 #[derive(Clone, Debug, Serialize)]
@@ -163,20 +163,33 @@ pub struct Instance {
 }
 
 impl Report {
-    /// The body to send, under 256 KiB whatever the job printed.
+    /// The body to send, under 256 KiB whatever the job printed and whoever wrote the other texts.
     pub fn body(&self) -> Vec<u8> {
         let mut report = self.clone();
-        cut_end(&mut report.message, MOST_MESSAGE_BYTES);
-        for attempt in &mut report.attempts {
-            cut_end(&mut attempt.message, MOST_MESSAGE_BYTES);
-        }
+        report.cut_texts();
         loop {
             let body = serde_json::to_vec(&report).expect("a report has only string keys");
-            if body.len() < MOST_BYTES {
+            if body.len() < MOST_BYTES || report.logs.tail.is_empty() {
                 return body;
             }
             // A control character is six bytes of JSON, so half of a tail may be as far too long as the whole.
             report.logs.drop_front(report.logs.tail.len().div_ceil(2));
+        }
+    }
+
+    /// Every text but the tail, cut to its share.
+    fn cut_texts(&mut self) {
+        let cut_to = |text: &mut String| *text = cut(text, MOST_TEXT_BYTES);
+        cut_to(&mut self.message);
+        for attempt in &mut self.attempts {
+            cut_to(&mut attempt.message);
+        }
+        if let Some(image) = &mut self.image {
+            cut_to(&mut image.reference);
+        }
+        self.logs.unavailable.iter_mut().for_each(cut_to);
+        if let Some(Instance { name, id, zone, project, machine_type }) = &mut self.instance {
+            [name, id, zone, project, machine_type].into_iter().for_each(cut_to);
         }
     }
 
@@ -196,10 +209,11 @@ impl Logs {
     }
 }
 
-fn cut_end(text: &mut String, bytes: usize) {
-    if text.len() > bytes {
-        text.truncate(text.floor_char_boundary(bytes));
-        text.push('…');
+/// The text, or its first bytes and a mark.
+pub(crate) fn cut(text: &str, bytes: usize) -> String {
+    match text.len() > bytes {
+        true => format!("{}…", &text[..text.floor_char_boundary(bytes)]),
+        false => text.to_owned(),
     }
 }
 
@@ -274,6 +288,18 @@ mod tests {
             assert!(tail.ends_with(kept));
             assert_eq!(logs["truncatedBytes"].as_u64(), Some((tail.len() - kept.len()) as u64));
         }
+    }
+
+    #[test]
+    fn the_body_stays_under_256_kib_whatever_else_is_long() {
+        let long = "\u{0}".repeat(256 << 10);
+        let mut report = sample(&long);
+        report.message.clone_from(&long);
+        report.attempts[0].message.clone_from(&long);
+        report.image = Some(Image { reference: long.clone(), digest: None });
+        report.logs.unavailable = Some(long.clone());
+        report.instance.as_mut().unwrap().name = long;
+        assert!(report.body().len() < 256 << 10);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Leaves out what to run, which comes from the VM's attributes.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use reqwest::Url;
 use thiserror::Error;
@@ -63,6 +63,15 @@ pub struct SettingsError {
     expected: &'static str,
 }
 
+impl fmt::Display for DockerHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(url) => write!(f, "{url}"),
+        }
+    }
+}
+
 impl Settings {
     /// Reads the variables of this process.
     pub fn from_env() -> Result<Self, SettingsError> {
@@ -72,6 +81,7 @@ impl Settings {
     /// Reads the variables that `lookup` knows. An empty variable counts as none.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let lookup = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         let budget = |name, default| match lookup(name) {
             None => Ok(default),
             Some(value) => humantime::parse_duration(&value).map_err(|_| SettingsError {
@@ -80,7 +90,6 @@ impl Settings {
                 expected: "a duration such as 30s or 5m",
             }),
         };
-        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         Ok(Self {
             source: source(lookup("LONGRUN_JOB_FILE"), lookup("GCE_METADATA_HOST"))?,
             docker_host: docker_host(lookup("DOCKER_HOST"))?,

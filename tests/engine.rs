@@ -4,7 +4,11 @@ mod machinery;
 
 use std::sync::{Arc, Mutex};
 
-use machinery::{GIVEN, Given, run};
+use machinery::{
+    GIVEN, Given,
+    engine_proxy::{EngineProxy, Fault},
+    run, start,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -35,6 +39,91 @@ async fn what_is_no_engine_is_told_as_lost() {
         let report = ran_on(&FakeEngine::start(&[answer])).await;
         assert_eq!(report["reason"], "EngineLost", "{answer}: {report:#}");
     }
+}
+
+const ERROR_500: &str = "HTTP/1.1 500 Oops\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const HTML: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 6\r\n\r\n<html>";
+const CONFLICT: &str = "HTTP/1.1 409 Conflict\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const WAIT_ERROR: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 52\r\n\r\n\
+                          {\"StatusCode\":-1,\"Error\":{\"Message\":\"who knows it?\"}}";
+
+#[tokio::test]
+async fn an_engine_that_is_away_for_a_moment_costs_nothing_at_any_step() {
+    for step in ["_ping", "/images/", "/containers/create", "/attach", "/wait", "/start", "/json", "DELETE"] {
+        let engine = EngineProxy::start(&[(step, Fault::Close)]);
+        let report = told_through(&engine, "docker run IMAGE print hello exit 3").await;
+        assert_eq!(report["exitCode"], 3, "{step}: {report:#}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_engine_did_before_its_answer_was_lost_is_not_done_again() {
+    for step in ["/containers/create", "/start"] {
+        let engine = EngineProxy::start(&[(step, Fault::LoseAnswer)]);
+        let report = told_through(&engine, "docker run IMAGE print hello exit 3").await;
+        assert_eq!(report["exitCode"], 3, "{step}: {report:#}");
+        assert_eq!(engine.count("/start"), 1, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_breaks_is_followed_up_until_the_end_is_known() {
+    for answer in [Fault::Say(ERROR_500), Fault::Say(HTML), Fault::Close] {
+        // The first inspect after the wait is the one that goes wrong.
+        let engine = EngineProxy::start(&[("/wait", Fault::CutBody), ("/json HTTP", answer)]);
+        let report = told_through(&engine, "docker run IMAGE pause 500 exit 3").await;
+        assert_eq!(report["exitCode"], 3, "{answer:?}: {report:#}");
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_answers_every_wait_with_an_error_is_not_asked_without_a_pause() {
+    let engine = EngineProxy::start(&[("/wait", Fault::Say(WAIT_ERROR)); 99]);
+    let report = told_through(&engine, "docker run IMAGE pause 1000 exit 3").await;
+    assert_eq!(report["exitCode"], 3, "{report:#}");
+    assert!(engine.count("/wait") < 20, "{} times", engine.count("/wait"));
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_by_a_create_under_way_is_waited_for() {
+    let engine = EngineProxy::start(&[("/create", Fault::Say(CONFLICT)), ("/create", Fault::Say(CONFLICT))]);
+    let report = told_through(&engine, "docker run IMAGE exit 3").await;
+    assert_eq!((&report["exitCode"], engine.count("/create")), (&3.into(), 3), "{report:#}");
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_off_is_told_as_not_whole() {
+    let engine = EngineProxy::start(&[("/attach", Fault::CutBody)]);
+    let report = told_through(&engine, "docker run IMAGE pause 1500 print late").await;
+    let missing = "the log stream ended before the job did; what it wrote later is not here";
+    assert_eq!(report["logs"]["unavailable"], missing, "{report:#}");
+    assert_eq!(report["reason"], "Completed");
+}
+
+#[tokio::test]
+async fn a_stop_signal_that_did_not_arrive_is_sent_again() {
+    let engine = EngineProxy::start(&[("/kill", Fault::Close), ("/kill", Fault::Close)]);
+    let environment = [("DOCKER_HOST", &*engine.docker_host())];
+    let attributes = [("longrun-stop-grace", "1h")];
+    let given = Given {
+        command: "docker run IMAGE wait",
+        environment: &environment,
+        attributes: &attributes,
+        ..GIVEN
+    };
+    let mut agent = start(given).await;
+    agent.says("the job runs").await;
+    agent.signal("TERM");
+    let report = agent.ended().await.report();
+    assert_eq!((&report["reason"], &report["exitCode"]), (&"Stopped".into(), &143.into()), "{report:#}");
+}
+
+/// The report of a job that ran once, through a proxy.
+async fn told_through(engine: &EngineProxy, command: &str) -> serde_json::Value {
+    let environment = [("DOCKER_HOST", &*engine.docker_host())];
+    let report = run(Given { command, environment: &environment, ..GIVEN }).await.report();
+    assert_eq!(report["attempts"].as_array().map(Vec::len), Some(1), "{report:#}");
+    report
 }
 
 async fn ran_on(engine: &FakeEngine) -> serde_json::Value {

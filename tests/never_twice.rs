@@ -4,7 +4,7 @@
 
 mod machinery;
 
-use machinery::{Agent, GIVEN, Given, docker, start};
+use machinery::{Agent, Callback, GIVEN, Given, docker, start};
 
 #[tokio::test]
 async fn an_agent_that_is_killed_takes_the_running_job_over() {
@@ -29,6 +29,34 @@ async fn a_job_that_ended_while_no_agent_ran_is_told_and_not_run_again() {
 }
 
 #[tokio::test]
+async fn a_report_that_was_not_accepted_is_told_by_the_next_agent_and_the_job_is_not_run_again() {
+    let attributes = [("longrun-callback-auth", "none")];
+    let cloud = |cloud: sandbox::Builder| cloud.callback_answers([503, 503]);
+    let given = Given { command: "docker run IMAGE exit 4", attributes: &attributes, cloud, ..GIVEN };
+    let mut agent = start(Given { callback: Callback::Plain, ..given }).await;
+    let container = agent.says("the job runs").await["container"].clone();
+    agent.says("the report was not accepted yet").await;
+    agent.signal("TERM");
+    agent.says("the container is left where it is").await;
+    let mut agent = agent.killed_and_started_again().await;
+    assert_eq!(agent.says("the job was started before; taking it over").await["container"], container);
+    let report = agent.ended().await.report();
+    assert_eq!(report["exitCode"], 4, "{report:#}");
+}
+
+#[tokio::test]
+async fn the_time_that_a_job_ran_before_it_was_taken_over_counts() {
+    let attributes = [("longrun-timeout", "1s"), ("longrun-stop-grace", "1s")];
+    let given = Given { command: "docker run IMAGE ignore-term wait", attributes: &attributes, ..GIVEN };
+    let mut agent = start(given).await;
+    agent.says("the job runs").await;
+    let a_second = || docker(&["run", "--rm", machinery::image(), "pause", "1000"]);
+    let mut agent = agent.killed_and_started_after(a_second).await;
+    assert_eq!(agent.says("the job runs").await["time_left"], "Some(0ns)");
+    assert_eq!(agent.ended().await.report()["reason"], "DeadlineExceeded");
+}
+
+#[tokio::test]
 async fn a_name_that_is_taken_makes_the_job_invalid_and_the_other_container_stays() {
     let name = format!("longrun-test-foreign-{}", std::process::id());
     let foreign = docker(&["create", "--name", &name, machinery::image(), "exit", "0"]);
@@ -38,11 +66,7 @@ async fn a_name_that_is_taken_makes_the_job_invalid_and_the_other_container_stay
     docker(&["rm", &name]);
     assert_eq!(left, format!("{foreign} created"));
     assert_eq!(report["reason"], "InvalidJob");
-    let message = report["message"].as_str().unwrap();
-    assert!(
-        message.contains(&format!("the container name {name} is taken by another container")),
-        "{message}"
-    );
+    assert!(report["message"].as_str().unwrap().contains("is already in use by container"), "{report:#}");
 }
 
 /// An agent whose job runs, and the job's container.

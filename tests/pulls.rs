@@ -256,9 +256,7 @@ impl GoogleRegistry {
     }
 
     async fn forward(client: UnixStream, host: String) {
-        let engine = std::env::var("DOCKER_HOST").unwrap_or_default();
-        let engine = engine.strip_prefix("unix://").unwrap_or("/var/run/docker.sock");
-        let engine = UnixStream::connect(engine).await.unwrap();
+        let engine = UnixStream::connect(machinery::engine_socket()).await.unwrap();
         let (mut from_engine, mut to_engine) = engine.into_split();
         let (mut from_client, mut to_client) = client.into_split();
         tokio::spawn(async move { tokio::io::copy(&mut from_engine, &mut to_client).await });

@@ -219,7 +219,8 @@ impl Exit {
         let waited: Waited = serde_json::from_slice(&body).map_err(|error| undecodable(error.to_string()))?;
         match waited.error.filter(|error| !error.message.is_empty()) {
             Some(error) => Err(undecodable(error.message)),
-            None => Ok(waited.status_code),
+            None if (0..=255).contains(&waited.status_code) => Ok(waited.status_code),
+            None => Err(undecodable(format!("the exit code {} is none", waited.status_code))),
         }
     }
 }

@@ -88,6 +88,15 @@ impl EngineError {
         }
     }
 
+    /// Whether the same question may have another answer later: the Engine is away, or it is in trouble. For
+    /// questions alone: what an Engine fails to do it answers 500 for too.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Undecodable { .. } => true,
+            Self::Refused { status, .. } => status.is_server_error(),
+        }
+    }
+
     /// Whether the Engine may be away for a moment, rather than saying no.
     pub fn is_away(&self) -> bool {
         match self {
@@ -104,27 +113,8 @@ impl Engine {
             DockerHost::Unix(path) => (http::unix(path), "http://docker".to_owned()),
             DockerHost::Tcp(url) => (http::inside(), url.as_str().trim_end_matches('/').to_owned()),
         };
-        let deadline = Instant::now() + wait;
-        let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));
-        let mut told = false;
-        loop {
-            let error = match ping(&client, &address).await {
-                Ok(version) => {
-                    let api = version.min(NEWEST);
-                    return Ok(Self { client, base: format!("{address}/v{api}"), api });
-                }
-                Err(error) => error,
-            };
-            let next = Instant::now() + delays.next().unwrap_or(wait);
-            if !error.is_away() || next >= deadline {
-                return Err(error);
-            }
-            if !told {
-                tracing::warn!(error = http::chain(&error), "waiting for the Engine");
-                told = true;
-            }
-            sleep_until(next).await;
-        }
+        let api = patiently(wait, EngineError::may_pass, || ping(&client, &address)).await?.min(NEWEST);
+        Ok(Self { client, base: format!("{address}/v{api}"), api })
     }
 
     /// The API version that both sides know.
@@ -161,6 +151,32 @@ impl Engine {
             url.query_pairs_mut().extend_pairs(query);
         }
         self.client.request(method, url)
+    }
+}
+
+/// Calls again and again while the error is one that `may_pass`, for as long as `wait`.
+pub(crate) async fn patiently<T>(
+    wait: Duration,
+    may_pass: impl Fn(&EngineError) -> bool,
+    call: impl AsyncFn() -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    let deadline = Instant::now() + wait;
+    let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));
+    let mut told = false;
+    loop {
+        let error = match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let next = Instant::now() + delays.next().unwrap_or(wait);
+        if !may_pass(&error) || next >= deadline {
+            return Err(error);
+        }
+        if !told {
+            tracing::warn!(error = http::chain(&error), "waiting for the Engine");
+            told = true;
+        }
+        sleep_until(next).await;
     }
 }
 

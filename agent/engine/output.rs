@@ -53,7 +53,8 @@ impl OutputReader {
                 _ = &mut cut => return Output::Broken("the log stream did not end with the job".to_owned()),
             };
             match read {
-                Ok(0) => return Output::Whole,
+                Ok(0) if self.frames.is_between() => return Output::Whole,
+                Ok(0) => return Output::Broken("the log stream broke in the middle of a piece".to_owned()),
                 Ok(length) => {
                     if let Err(why) = self.frames.feed(&buffer[..length], &mut take) {
                         return Output::Broken(why);
@@ -77,6 +78,15 @@ enum Frames {
 }
 
 impl Frames {
+    /// Whether the stream may end here.
+    fn is_between(&self) -> bool {
+        match self {
+            Self::Raw => true,
+            Self::Header { have, .. } => *have == 0,
+            Self::Piece { .. } => false,
+        }
+    }
+
     /// Takes what was read, in pieces of any size, without copying it.
     fn feed(&mut self, mut read: &[u8], take: &mut impl FnMut(Stream, &[u8])) -> Result<(), String> {
         while !read.is_empty() {
@@ -147,6 +157,7 @@ mod tests {
                     })
                     .unwrap();
             }
+            assert!(frames.is_between());
             assert_eq!((out.as_slice(), err.as_slice()), (&b"hello world"[..], &b"oops"[..]), "cut {cut}");
         }
     }
@@ -163,6 +174,15 @@ mod tests {
         for wire in [b"HTTP/1.1", b"\x03\0\0\0\0\0\0\x01", b"\x01\0\x01\0\0\0\0\x01"] {
             let mut frames = Frames::Header { bytes: [0; HEADER], have: 0 };
             assert!(frames.feed(wire, &mut |_, _: &[u8]| {}).is_err(), "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_ends_within_a_frame_is_known_as_broken() {
+        for wire in [&b"\x01\0"[..], b"\x01\0\0\0\0\0\0\x05abc"] {
+            let mut frames = Frames::Header { bytes: [0; HEADER], have: 0 };
+            frames.feed(wire, &mut |_, _: &[u8]| {}).unwrap();
+            assert!(!frames.is_between(), "{wire:?}");
         }
     }
 }

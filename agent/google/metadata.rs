@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode, Url};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
@@ -13,8 +14,8 @@ use crate::{backoff, http, job::Attributes, report::Instance};
 
 /// One answer. The server is on the host itself and answers in milliseconds, or it is in maintenance.
 const TRY: Duration = Duration::from_secs(10);
-/// Attributes are 512 KB at most (FACTS).
-const MOST_BYTES: usize = 2 << 20;
+/// Attributes of the instance and of the project are 512 KB each at most (FACTS); as JSON, six times that.
+const MOST_BYTES: usize = 8 << 20;
 /// For a token: an outage that lasts longer is waited for by whoever delivers.
 const TOKEN_WAIT: Duration = Duration::from_secs(20);
 
@@ -100,17 +101,7 @@ impl Metadata {
     /// Everything about this VM in one request, tried for as long as `wait`.
     pub async fn vm(&self, wait: Duration) -> Result<Vm, MetadataError> {
         let path = "/computeMetadata/v1/?recursive=true&alt=json";
-        let body = self.get(path, wait).await?;
-        let tree: Tree = decode(path, &body)?;
-        let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
-        let instance = Instance {
-            name: tree.instance.name,
-            id: tree.instance.id.to_string(),
-            zone: last(&tree.instance.zone),
-            project: tree.project.project_id,
-            machine_type: last(&tree.instance.machine_type),
-        };
-        Ok(Vm { attributes: tree.instance.attributes, instance: Some(instance) })
+        read_vm(&self.get(path, wait).await?)
     }
 
     /// An access token of the default service account, as `{access_token, expires_in, token_type}`. A VM
@@ -151,7 +142,12 @@ impl Metadata {
     }
 
     async fn get_once(&self, path: &str, deadline: Instant) -> Result<String, MetadataError> {
-        let unreachable = |source| MetadataError::Unreachable { address: self.address.clone(), source };
+        // Not its own address: the query of an identity token names the callback, whose path is a capability.
+        let unreachable = |source: reqwest::Error| MetadataError::Unreachable {
+            address: self.address.clone(),
+            source: source.without_url(),
+        };
+        let shown = || path.split('?').next().unwrap_or_default().to_owned();
         let url = self
             .address
             .join(path)
@@ -164,34 +160,45 @@ impl Metadata {
             return Err(MetadataError::Impostor { address: self.address.clone() });
         }
         if response.status() != StatusCode::OK {
-            let path = path.split('?').next().unwrap_or_default().to_owned();
-            return Err(MetadataError::Status { status: response.status(), path });
+            return Err(MetadataError::Status { status: response.status(), path: shown() });
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             body.extend_from_slice(&chunk);
             if body.len() > MOST_BYTES {
-                return Err(MetadataError::Undecodable {
-                    path: path.to_owned(),
-                    why: "it does not end".to_owned(),
-                });
+                return Err(MetadataError::Undecodable { path: shown(), why: "it does not end".to_owned() });
             }
         }
         String::from_utf8(body)
-            .map_err(|error| MetadataError::Undecodable { path: path.to_owned(), why: error.to_string() })
+            .map_err(|error| MetadataError::Undecodable { path: shown(), why: error.to_string() })
     }
 }
 
-fn decode<'a, T: Deserialize<'a>>(path: &str, body: &'a str) -> Result<T, MetadataError> {
-    // serde_json's text has a line and a column, never the value.
-    serde_json::from_str(body)
-        .map_err(|error| MetadataError::Undecodable { path: path.to_owned(), why: error.to_string() })
+fn read_vm(body: &str) -> Result<Vm, MetadataError> {
+    let unreadable = |error: serde_json::Error| {
+        let why = format!("line {}, column {}", error.line(), error.column());
+        MetadataError::Undecodable { path: "/computeMetadata/v1/".to_owned(), why }
+    };
+    let Tree { instance, project } = serde_json::from_str(body).map_err(unreadable)?;
+    let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+    let attributes = instance.attributes.unwrap_or_default();
+    Ok(Vm {
+        attributes: attributes.into_iter().map(|(name, value)| (name, text(value))).collect(),
+        instance: Some(Instance {
+            name: instance.name,
+            id: text(instance.id),
+            zone: last(&instance.zone),
+            project: project.project_id,
+            machine_type: last(&instance.machine_type),
+        }),
+    })
 }
 
-/// The parts of the recursive answer that the agent reads.
+/// The parts of the recursive answer that the agent reads. What the report alone shows may be missing.
 #[derive(Deserialize)]
 struct Tree {
     instance: InstanceTree,
+    #[serde(default)]
     project: ProjectTree,
 }
 
@@ -199,15 +206,53 @@ struct Tree {
 #[serde(rename_all = "camelCase")]
 struct InstanceTree {
     #[serde(default)]
-    attributes: Attributes,
+    attributes: Option<Map<String, Value>>,
+    #[serde(default)]
     name: String,
-    id: u64,
+    #[serde(default)]
+    id: Value,
+    #[serde(default)]
     zone: String,
+    #[serde(default)]
     machine_type: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ProjectTree {
+    #[serde(default)]
     project_id: String,
+}
+
+/// A value as text: attributes are strings, but a stand-in may give a number as one.
+fn text(value: Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text,
+        value => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_is_read_however_little_the_server_says_of_it() {
+        let vm = read_vm(r#"{ "instance": { "attributes": { "a": "b", "n": 7, "t": true, "z": null } } }"#)
+            .unwrap();
+        let attributes: Vec<_> = vm.attributes.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(attributes, [("a", "b"), ("n", "7"), ("t", "true"), ("z", "")]);
+        assert!(read_vm(r#"{ "instance": { "attributes": null } }"#).unwrap().attributes.is_empty());
+        assert!(read_vm("{}").is_err() && read_vm("<html>").is_err());
+    }
+
+    #[test]
+    fn a_vms_names_are_the_last_parts_of_their_paths() {
+        let body = r#"{ "instance": { "name": "vm", "id": 7723260132568912421, "zone": "projects/1/zones/z",
+            "machineType": "projects/1/machineTypes/e2-small" }, "project": { "projectId": "p" } }"#;
+        let instance = read_vm(body).unwrap().instance.unwrap();
+        assert_eq!((&*instance.name, &*instance.id, &*instance.zone), ("vm", "7723260132568912421", "z"));
+        assert_eq!((&*instance.project, &*instance.machine_type), ("p", "e2-small"));
+    }
 }

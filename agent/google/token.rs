@@ -11,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use gcp_auth::{Error, Token, TokenProvider};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -24,6 +25,8 @@ const REFRESH_BEFORE: Duration = Duration::from_secs(240);
 /// A token that lives for less than this is not used any more.
 const MARGIN: Duration = Duration::from_secs(20);
 
+/// In seconds; Google's live for an hour, and for twelve where an organisation allows it.
+const LONGEST_LIFE: u64 = 12 * 3600;
 /// For gcp_auth's search, which has no bound of its own.
 const DESK_SEARCH: Duration = Duration::from_secs(30);
 
@@ -138,14 +141,19 @@ impl VmTokens {
         })?;
         // serde_json's own text may quote what it found, and that may be the token.
         let unreadable = |_| Error::Str("the metadata server's token cannot be read");
-        let lifetime: Lifetime = serde_json::from_str(&body).map_err(unreadable)?;
-        let token = Arc::new(serde_json::from_str::<Token>(&body).map_err(unreadable)?);
-        Ok(Cached { token, expires: asked + Duration::from_secs(lifetime.expires_in) })
+        let answer: Answer = serde_json::from_str(&body).map_err(unreadable)?;
+        // gcp_auth adds the lifetime to a date, which panics where it does not fit.
+        let lifetime = answer.expires_in.min(LONGEST_LIFE);
+        let token = json!({ "access_token": answer.access_token, "expires_in": lifetime });
+        let token = Arc::new(serde_json::from_value::<Token>(token).map_err(unreadable)?);
+        Ok(Cached { token, expires: asked + Duration::from_secs(lifetime) })
     }
 }
 
-/// Kept on the monotonic clock, which a wrong wall clock at boot does not move.
+/// The metadata server's answer. The lifetime is kept on the monotonic clock, which a wrong wall clock at boot
+/// does not move.
 #[derive(Deserialize)]
-struct Lifetime {
+struct Answer {
+    access_token: String,
     expires_in: u64,
 }

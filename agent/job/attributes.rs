@@ -71,6 +71,8 @@ pub const TABLE: &[Attribute] = &[
 const LOG_TAIL: usize = 32 << 10;
 /// A workflow's variables share 512 KB (FACTS), and the report's whole body must stay under 256 KiB.
 const LOG_TAIL_MOST: usize = 128 << 10;
+/// Servers take addresses of some 8000 characters; HTTP's library refuses them from 64 KiB on.
+const MOST_URL: usize = 8 << 10;
 /// The docker CLI's own default for `docker stop`.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -166,6 +168,9 @@ fn callback_url(attributes: &Attributes) -> Result<Url, NoCallback> {
     let url = Url::parse(text.ok_or(NoCallback::Missing)?)
         .map_err(|error| NoCallback::Malformed(error.to_string()))?;
     match url.scheme() {
+        "http" | "https" if url.as_str().len() > MOST_URL => {
+            Err(NoCallback::Malformed(format!("it has more than {MOST_URL} characters")))
+        }
         "http" | "https" => Ok(url),
         scheme => Err(NoCallback::Malformed(format!("its scheme is {scheme}"))),
     }
@@ -347,6 +352,7 @@ mod tests {
         assert_eq!(refused(" "), NoCallback::Missing);
         assert!(matches!(refused("workflowexecutions"), NoCallback::Malformed(_)));
         assert!(matches!(refused("ftp://x/y"), NoCallback::Malformed(_)));
+        assert!(matches!(refused(&format!("https://x/{}", "y".repeat(9000))), NoCallback::Malformed(_)));
     }
 
     #[test]

@@ -44,15 +44,15 @@ pub struct ContainerCommand {
 pub enum CommandError {
     /// A quote that does not end.
     #[error(
-        "docker-command: {quote} at character {at} has no partner: `{excerpt}`; close it, or put a backslash before it"
+        "docker-command: {quote} at character {at}{after} has no partner; close it, or put a backslash before it"
     )]
     UnbalancedQuote {
         /// `'` or `"`.
         quote: char,
         /// Its place in the text, counted from 1.
         at: usize,
-        /// The text from there.
-        excerpt: String,
+        /// The word that it stands in, if its beginning can be shown: what follows a `=` is often a secret.
+        after: String,
     },
     /// Not a `docker run`.
     #[error("docker-command: expected `docker run …`, found `{found}` at word {word}")]
@@ -178,8 +178,11 @@ fn split(text: &str) -> Result<Vec<String>, CommandError> {
     let text = text.replace("\r\n", "\n");
     shell_words::split(&text).map_err(|_| {
         let (at, quote) = open_quote(&text);
-        let excerpt = text.chars().skip(at).take(30).collect();
-        CommandError::UnbalancedQuote { quote, at: at + 1, excerpt }
+        let before: String = text.chars().take(at).collect();
+        let word = before.rsplit(char::is_whitespace).next().unwrap_or_default();
+        let shown = word.split_inclusive('=').next().unwrap_or_default();
+        let after = if shown.is_empty() { String::new() } else { format!(" after `{shown}`") };
+        CommandError::UnbalancedQuote { quote, at: at + 1, after }
     })
 }
 
@@ -426,18 +429,12 @@ mod tests {
 
     #[test]
     fn a_quote_without_partner_is_shown() {
-        refuse(
-            "docker run a 'b c",
-            "' at character 14 has no partner: `'b c`; close it, or put a backslash before it",
-        );
-        refuse(
-            "docker run \"a 'b' c",
-            "\" at character 12 has no partner: `\"a 'b' c`; close it, or put a backslash before it",
-        );
-        refuse(
-            "docker run 'a' \\' \"",
-            "\" at character 19 has no partner: `\"`; close it, or put a backslash before it",
-        );
+        let told = |place: &str| format!("{place} has no partner; close it, or put a backslash before it");
+        refuse("docker run a 'b c", &told("' at character 14"));
+        refuse("docker run \"a 'b' c", &told("\" at character 12"));
+        refuse("docker run 'a' \\' \"", &told("\" at character 19"));
+        refuse("docker run -e PASSWORD='hunter2 a", &told("' at character 24 after `PASSWORD=`"));
+        refuse("docker run -e PASSWORD=hunter'2 a", &told("' at character 30 after `PASSWORD=`"));
     }
 
     fn no_file(_: &str) -> std::io::Result<Vec<u8>> {

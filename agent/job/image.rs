@@ -7,6 +7,9 @@ use std::fmt;
 
 use thiserror::Error;
 
+/// distribution/reference's `NameTotalLengthMax`.
+const MOST_NAME: usize = 255;
+
 /// An image reference such as `us-docker.pkg.dev/p/r/image:tag`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageReference {
@@ -36,7 +39,7 @@ impl ImageReference {
         }
         let check = |good: bool, what| match good {
             true => Ok(()),
-            false => Err(ImageError::Malformed(text.to_owned(), what)),
+            false => Err(ImageError::Malformed(text.chars().take(MOST_NAME).collect(), what)),
         };
         let (tagged, digest) = match text.split_once('@') {
             Some((tagged, digest)) => (tagged, Some(digest)),
@@ -56,6 +59,7 @@ impl ImageReference {
         };
         check(!path.contains(|c: char| c.is_ascii_uppercase()), "an upper-case letter in its name")?;
         check(path.split('/').all(is_component), "a part that is no name")?;
+        check(name.len() <= MOST_NAME, "a name of more than 255 characters")?;
         check(tag.is_none_or(is_tag), "a tag that is none")?;
         check(digest.is_none_or(is_digest), "a digest that is none")?;
         let version = digest.map(|_| tagged.len()).or(tag.map(|_| name.len()));
@@ -192,6 +196,10 @@ mod tests {
         ] {
             assert!(ImageReference::parse(bad).is_err(), "{bad:?} was taken");
         }
+        assert!(
+            ImageReference::parse(&"a".repeat(256)).is_err()
+                && ImageReference::parse(&"a".repeat(255)).is_ok()
+        );
     }
 
     #[track_caller]

@@ -12,7 +12,7 @@ use std::{pin::pin, time::Duration};
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 pub use stop::{Stop, StopHandle, stop};
@@ -21,7 +21,7 @@ pub use verdict::Verdict;
 
 use crate::{
     backoff,
-    engine::{Container, ContainerState, EngineError, Exit, Output, OutputReader},
+    engine::{Container, ContainerState, EngineError, Exit, Output, OutputReader, patiently},
     http,
     logs::Tail,
     progress::{Phase, Progress, Stream, Watcher},
@@ -34,10 +34,12 @@ use state::{Action, Cause, Event, State};
 const CHECK: Duration = Duration::from_secs(60);
 /// From one SIGKILL to the next.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// From one try to send a signal to the next, to an Engine that is away.
+const RESEND: Duration = Duration::from_secs(1);
 /// For the log to end after the job did: the Engine closes it within half a second (FACTS).
 const DRAIN: Duration = Duration::from_secs(10);
-/// Between two calls of an Engine that is away.
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// A log that ends so long before the job was cut off; the two ends of a good one come together.
+const EARLY: Duration = Duration::from_secs(1);
 /// A timer that is not needed yet.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -73,6 +75,7 @@ pub(crate) async fn supervise(
     let mut exit = pin!(watch_exit(container, exit, bounds.engine));
     let mut deadline = pin!(sleep(bounds.timeout.unwrap_or(NEVER)));
     let mut patience = pin!(sleep(NEVER));
+    let mut unsent = None;
     // What is known of the end, until it is seen.
     let mut end: Result<i64, String> = Err("the container does not go, even on SIGKILL".to_owned());
     loop {
@@ -84,8 +87,12 @@ pub(crate) async fn supervise(
                 if end.is_ok() { Event::Exited } else { Event::EngineLost }
             }
             () = stop.asked() => Event::StopAsked,
-            () = &mut deadline, if state == State::Running => Event::DeadlinePassed,
+            () = &mut deadline, if bounds.timeout.is_some() && state == State::Running => Event::DeadlinePassed,
             () = &mut patience => Event::PatienceOver,
+            () = sleep(RESEND), if unsent.is_some() => {
+                unsent = send(container, unsent.take()).await;
+                continue;
+            }
         };
         let (next, action) = state.on(event);
         tracing::debug!(?state, ?event, ?next, ?action, "supervising");
@@ -95,23 +102,27 @@ pub(crate) async fn supervise(
             (State::Ended(_) | State::Lost, Err(why)) => return End::Lost(why),
             (_, before) => end = before,
         }
-        if let Some(wait) = act(container, action, event, bounds.grace, watcher).await {
+        if let Some((signal, wait)) = plan(action, event, bounds.grace, watcher) {
             patience.as_mut().reset(Instant::now() + wait);
+            unsent = send(container, Some(signal)).await;
         }
     }
 }
 
-/// Carries out an action, and answers how long to wait for what it should bring about.
-async fn act(
-    container: &Container,
-    action: Action,
-    event: Event,
-    grace: Duration,
-    watcher: &Watcher,
-) -> Option<Duration> {
-    let (signal, patience) = match action {
-        Action::Nothing => return None,
-        Action::Kill => ("SIGKILL".to_owned(), KILL_PATIENCE),
+/// A signal that the container is to get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ToSend {
+    /// The one that asks it to end.
+    Stop,
+    /// SIGKILL.
+    Kill,
+}
+
+/// What to send for an action, and how long to wait for what it should bring about.
+fn plan(action: Action, event: Event, grace: Duration, watcher: &Watcher) -> Option<(ToSend, Duration)> {
+    match action {
+        Action::Nothing => None,
+        Action::Kill => Some((ToSend::Kill, KILL_PATIENCE)),
         Action::Stop => {
             let why = match event {
                 Event::DeadlinePassed => "its time is over",
@@ -120,38 +131,46 @@ async fn act(
             };
             tracing::info!(why, grace = ?grace, "stopping the job");
             watcher(Progress::Phase(Phase::Stopping { why }));
-            let signal = container.stop_signal().await;
-            (signal.unwrap_or_else(|_| "SIGTERM".to_owned()), grace)
+            Some((ToSend::Stop, grace))
         }
-    };
-    if let Err(error) = container.signal(&signal).await {
-        // It may have ended just now; if not, the next signal is due when the patience is over.
-        tracing::debug!(signal, error = http::chain(&error), "the signal could not be sent");
     }
-    Some(patience)
+}
+
+/// Sends a signal; answers it if the Engine is away and it must be sent again.
+async fn send(container: &Container, signal: Option<ToSend>) -> Option<ToSend> {
+    let sent = match signal? {
+        ToSend::Kill => container.signal("SIGKILL").await,
+        ToSend::Stop => match container.stop_signal().await {
+            Ok(stop) => container.signal(&stop).await,
+            Err(error) => Err(error),
+        },
+    };
+    let error = sent.err()?;
+    // A container that is not running ended just now.
+    tracing::debug!(?signal, error = http::chain(&error), "the signal was not sent");
+    signal.filter(|_| error.may_pass())
 }
 
 /// The container's exit code, whatever the Engine does meanwhile. `Err` says why nobody can know.
 async fn watch_exit(container: &Container, mut exit: Exit, engine_wait: Duration) -> Result<i64, String> {
+    let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         if let Some(code) = follow_wait(container, exit).await {
             return Ok(code);
         }
-        exit = loop {
-            let state = state_in(container, engine_wait).await.map_err(|error| http::chain(&error))?;
-            if !state.running {
-                return Ok(state.exit_code);
-            }
-            match container.not_running().await {
-                Ok(exit) => break exit,
-                Err(error) if error.is_away() => sleep(LONGEST_DELAY).await,
-                Err(error) => return Err(http::chain(&error)),
-            }
-        };
+        // An Engine that answers every wait at once with an error must not be asked without a pause.
+        sleep(delays.next().unwrap_or(RESEND)).await;
+        let state = state_in(container, engine_wait).await.map_err(|error| http::chain(&error))?;
+        if !state.running {
+            return Ok(state.exit_code);
+        }
+        let again = patiently(engine_wait, EngineError::may_pass, || container.not_running());
+        exit = again.await.map_err(|error| http::chain(&error))?;
     }
 }
 
-/// The exit code that a wait brings; `None` if the wait broke. One that stays silent is checked by an inspect.
+/// The exit code that a wait brings; `None` if it brings none, and the container is to be looked at. One that
+/// stays silent is checked by an inspect.
 async fn follow_wait(container: &Container, exit: Exit) -> Option<i64> {
     let mut code = pin!(exit.code());
     loop {
@@ -164,7 +183,10 @@ async fn follow_wait(container: &Container, exit: Exit) -> Option<i64> {
             Err(_) => match container.state().await {
                 Ok(state) if !state.running => return Some(state.exit_code),
                 Ok(_) => {}
-                Err(error) => tracing::warn!(error = http::chain(&error), "a check was not answered"),
+                Err(error) => {
+                    tracing::warn!(error = http::chain(&error), "a check was not answered");
+                    return None;
+                }
             },
         }
     }
@@ -172,26 +194,22 @@ async fn follow_wait(container: &Container, exit: Exit) -> Option<i64> {
 
 /// The container's state, from an Engine that may be away for as long as `wait`.
 pub(crate) async fn state_in(container: &Container, wait: Duration) -> Result<ContainerState, EngineError> {
-    let deadline = Instant::now() + wait;
-    let mut delays = backoff::delays(Duration::from_millis(100), LONGEST_DELAY);
-    loop {
-        let error = match container.state().await {
-            Ok(state) => return Ok(state),
-            Err(error) => error,
-        };
-        let next = Instant::now() + delays.next().unwrap_or(wait);
-        if !error.is_away() || next >= deadline {
-            return Err(error);
-        }
-        sleep_until(next).await;
-    }
+    patiently(wait, EngineError::may_pass, || container.state()).await
 }
 
 /// A container's output on its way into the tail.
 #[derive(Debug)]
 pub(crate) struct OutputTask {
-    task: JoinHandle<(Tail, Output)>,
+    task: JoinHandle<Followed>,
     cut: oneshot::Sender<()>,
+}
+
+/// What was read of an output, and when that ended.
+#[derive(Debug)]
+struct Followed {
+    tail: Tail,
+    output: Output,
+    ended: Instant,
 }
 
 impl OutputTask {
@@ -205,13 +223,15 @@ impl OutputTask {
                 watcher(Progress::Output(stream, piece));
             };
             let output = reader.read(cut_asked, take).await;
-            (tail, output)
+            Followed { tail, output, ended: Instant::now() }
         });
         Self { task, cut }
     }
 
-    /// What was read, once the job ended. A stream that does not end then is cut.
-    pub(crate) async fn finish(self) -> Logs {
+    /// What was read, now that the job ended. A stream that does not end then is cut. `missing` says what is
+    /// not there for another reason.
+    pub(crate) async fn finish(self, missing: Option<String>) -> Logs {
+        let job_ended = Instant::now();
         let mut task = self.task;
         let done = match timeout(DRAIN, &mut task).await {
             Ok(done) => done,
@@ -221,16 +241,19 @@ impl OutputTask {
                 task.await
             }
         };
-        let (tail, output) = match done {
+        let Followed { tail, output, ended } = match done {
             Ok(done) => done,
             Err(error) => return Logs { unavailable: Some(error.to_string()), ..Logs::default() },
         };
-        let (text, truncated_bytes) = tail.text();
-        let unavailable = match output {
+        let broken = match output {
+            Output::Whole if job_ended.saturating_duration_since(ended) > EARLY => {
+                Some("the log stream ended before the job did; what it wrote later is not here".to_owned())
+            }
             Output::Whole => None,
             Output::Broken(why) => Some(why),
         };
+        let (text, truncated_bytes) = tail.text();
         let (bytes, lines) = (tail.bytes(), tail.lines());
-        Logs { tail: text, bytes, lines, truncated_bytes, unavailable, ..Logs::default() }
+        Logs { tail: text, bytes, lines, truncated_bytes, unavailable: missing.or(broken), ..Logs::default() }
     }
 }

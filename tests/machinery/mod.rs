@@ -3,6 +3,8 @@
 //! The agent is the real binary, the Engine a real one, and what is Google's is a fake on a real socket.
 #![allow(dead_code, clippy::allow_attributes, reason = "every suite compiles this, and none uses all of it")]
 
+pub(crate) mod engine_proxy;
+
 use std::{
     process::{ExitStatus, Stdio},
     sync::OnceLock,
@@ -150,7 +152,7 @@ impl Agent {
 
     /// The same, with something that happens while no agent runs.
     pub(crate) async fn killed_and_started_after<T>(mut self, happens: impl FnOnce() -> T) -> Self {
-        self.child.kill().await.expect("a running agent");
+        self.child.kill().await.expect("an agent that runs, or has just ended");
         happens();
         Self::spawn(self.sandbox, self.environment)
     }
@@ -187,8 +189,9 @@ impl Agent {
         if let Some(run_id) = ended.run_id() {
             let left = docker(&["ps", "-aq", "--filter", &format!("label=longrun.run-id={run_id}")]);
             if !left.is_empty() {
-                docker(&["rm", "-f", &left]);
-                panic!("a container was left");
+                docker(&["rm", "-f", "-v", &left]);
+                // A job that could not be told keeps its container, for the next agent.
+                assert_eq!(ended.status.code(), Some(75), "a container was left");
             }
         }
         ended
@@ -223,6 +226,12 @@ impl Ended {
 pub(crate) fn image() -> &'static str {
     static IMAGE: OnceLock<String> = OnceLock::new();
     IMAGE.get_or_init(|| sandbox::job::image().unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// The socket of the machine's Engine.
+pub(crate) fn engine_socket() -> String {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock").to_owned()
 }
 
 /// What a docker command prints. A wedged Engine must not hang a test (it was seen to).
