@@ -8,6 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 // One thread: the agent waits, and musl's malloc is slow when threads contend (FACTS).
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    if let Some(word) = std::env::args().nth(1) {
+        return answer(&word).into();
+    }
     let settings = match Settings::from_env() {
         Ok(settings) => settings,
         Err(error) => {
@@ -34,4 +37,22 @@ async fn main() -> ExitCode {
 
     let nobody: Watcher = Arc::new(|_| {});
     exit::code_of(agent::run(&settings, stop, &nobody).await).into()
+}
+
+/// The agent takes no arguments: what to do is in the VM's attributes.
+fn answer(word: &str) -> exit::Code {
+    match word {
+        "--version" => {
+            println!("longrun-agent {}", env!("CARGO_PKG_VERSION"));
+            exit::Code::Ok
+        }
+        _ => {
+            eprintln!(
+                "longrun-agent: `{word}` cannot be used: the agent takes no arguments but --version.\n\
+                 What to run is in the VM's attributes, where things are in the environment; the README has both.\n\
+                 At a desk, `cargo run -p sandbox -- docker run …` stands in for the VM."
+            );
+            exit::Code::Usage
+        }
+    }
 }

@@ -73,6 +73,18 @@ async fn a_setting_that_cannot_be_used_ends_the_agent_with_64() {
     assert!(ended.stderr.contains("LONGRUN_ENGINE_WAIT=`soon` cannot be used"), "{}", ended.stderr);
 }
 
+#[test]
+fn an_agent_that_is_given_arguments_says_where_its_orders_come_from() {
+    for (word, code, text) in
+        [("--version", 0, "longrun-agent 0."), ("--help", 64, "the agent takes no arguments")]
+    {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_longrun-agent")).arg(word).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.code() == Some(code) && said.contains(text), "{word}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn off_compute_engine_a_file_says_what_to_run() {
     let sandbox = Sandbox::builder().start().await.unwrap();

@@ -53,8 +53,12 @@ impl Arguments {
             None => Mode::Run,
         };
         while let Some(word) = words.next() {
-            let mut value =
-                || words.next().ok_or_else(|| format!("sandbox: {word} needs a value\n\n{USAGE}"));
+            let (word, own_value) = match word.split_once('=') {
+                Some((name, value)) if name.starts_with("--") => (name.to_owned(), Some(value.to_owned())),
+                _ => (word, None),
+            };
+            let needs_value = || format!("sandbox: {word} needs a value\n\n{USAGE}");
+            let mut value = || own_value.clone().or_else(|| words.next()).ok_or_else(needs_value);
             match word.as_str() {
                 "--help" | "-h" => arguments.mode = Mode::Help,
                 "--once" => arguments.once = true,
@@ -71,7 +75,15 @@ impl Arguments {
                 }
             }
         }
-        Ok(arguments)
+        let two_commands = !arguments.docker_run.is_empty()
+            && arguments.attributes.iter().any(|(name, _)| name == "docker-command");
+        match two_commands {
+            true => {
+                Err("sandbox: a command after the options and one in --attribute docker-command; give one"
+                    .to_owned())
+            }
+            false => Ok(arguments),
+        }
     }
 }
 
@@ -100,6 +112,7 @@ mod tests {
         assert_eq!(arguments.docker_run, ["docker", "run", "--once", "a"]);
         assert_eq!(parse("").unwrap(), Arguments::default());
         assert_eq!(parse("--help").unwrap().mode, Mode::Help);
+        assert_eq!(parse("--attribute=a=b=c").unwrap().attributes, [("a".to_owned(), "b=c".to_owned())]);
         assert_eq!(parse("image").unwrap().mode, Mode::Image);
     }
 
@@ -109,6 +122,7 @@ mod tests {
             ("ubuntu", "`ubuntu`"),
             ("--attribute", "--attribute needs a value"),
             ("--attribute x", "`x`: expected NAME=VALUE"),
+            ("--attribute docker-command=x docker run a", "give one"),
             ("--listen 80", "`80`: expected address:port"),
         ] {
             let error = parse(line).unwrap_err();

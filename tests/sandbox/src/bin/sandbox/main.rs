@@ -4,11 +4,21 @@
 mod arguments;
 mod view;
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+    time::Duration,
+};
 
 use longrun_agent::{agent, exit, settings::Settings, supervise};
 use sandbox::Sandbox;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use arguments::{Arguments, Mode};
 
@@ -16,80 +26,115 @@ use arguments::{Arguments, Mode};
 const NOT_RUN: u8 = 125;
 /// A desk has Docker or it has not; a VM's may just be starting.
 const ENGINE_WAIT: Duration = Duration::from_secs(5);
+/// A person waits for minutes, not for a day.
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(120);
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(text) => {
-            eprintln!("{text}");
+            view::say(&text);
             return exit::Code::Usage.into();
         }
     };
     let done = match arguments.mode {
         Mode::Help => {
-            println!("{}", arguments::USAGE);
+            view::print(arguments::USAGE);
             return ExitCode::SUCCESS;
         }
         Mode::Image => job_image().await.map(|image| {
-            println!("{image}");
+            view::print(&image);
             ExitCode::SUCCESS
         }),
         Mode::Serve => serve(arguments).await,
         Mode::Run => run(arguments).await,
     };
     done.unwrap_or_else(|error| {
-        eprintln!("sandbox: {error}");
+        view::say(&format!("sandbox: {error}"));
         exit::Code::Unavailable.into()
     })
 }
 
 /// The job, from its attributes to its report, with the job's exit code as ours.
 async fn run(arguments: Arguments) -> io::Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
-        .with_writer(io::stderr)
-        .with_target(false)
-        .without_time()
-        .init();
     let sandbox = prepare(&arguments).await?;
-    let settings = settings(&sandbox).map_err(io::Error::other)?;
+    let settings = match settings(&sandbox) {
+        Ok(settings) => settings,
+        Err(error) => {
+            view::say(&error.to_string());
+            return Ok(exit::Code::Usage.into());
+        }
+    };
+    log(&settings);
 
     let (handle, stop) = supervise::stop();
-    tokio::spawn(async move {
-        while tokio::signal::ctrl_c().await.is_ok() {
-            handle.ask();
-        }
-    });
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let (mut signals, handle) = (signal(kind)?, handle.clone());
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                handle.ask();
+            }
+        });
+    }
     if let Err(failure) = agent::run(&settings, stop, &view::watcher()).await {
         return Ok(exit::code_of(Err(failure)).into());
     }
     let report = sandbox.reports().pop().unwrap_or_default();
     view::say("the report:");
-    println!("{}", serde_json::to_string_pretty(&report)?);
+    view::print(&serde_json::to_string_pretty(&report)?);
+    complain(&sandbox);
     Ok(exit_code(&report).into())
+}
+
+/// The agent's own log beside the view: what it warns of, unless `LONGRUN_LOG` asks for more.
+fn log(settings: &Settings) {
+    let filter = match std::env::var_os("LONGRUN_LOG") {
+        Some(_) => settings.log.clone(),
+        None => Targets::new().with_default(LevelFilter::WARN),
+    };
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .without_time();
+    tracing_subscriber::registry().with(filter).with(lines).init();
+}
+
+/// What Google would not have liked, if there was anything.
+fn complain(sandbox: &Sandbox) {
+    for complaint in sandbox.complaints() {
+        view::say(&format!("Google would not have liked this: {complaint}"));
+    }
 }
 
 /// The fakes alone, for an agent, curl or gcloud: prints where they are, and each report that comes.
 async fn serve(arguments: Arguments) -> io::Result<ExitCode> {
     let sandbox = prepare(&arguments).await?;
-    for (name, value) in sandbox.environment() {
-        println!("export {name}={value}");
-    }
-    println!(
-        "# callback-url is {}",
-        sandbox.metadata("instance/attributes/callback-url").unwrap_or_default()
-    );
+    view::print(&how_to_reach(&sandbox));
     loop {
         let report = tokio::select! {
             report = sandbox.next_report() => report,
             stopped = tokio::signal::ctrl_c() => return stopped.map(|()| ExitCode::SUCCESS),
         };
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        view::print(&serde_json::to_string_pretty(&report)?);
+        complain(&sandbox);
         if arguments.once {
             return Ok(exit_code(&report).into());
         }
     }
+}
+
+/// Lines for a shell: where the fakes are, and what can be done with them.
+fn how_to_reach(sandbox: &Sandbox) -> String {
+    let address = sandbox.address();
+    let exports = sandbox.environment().map(|(name, value)| format!("export {name}={value}\n")).concat();
+    format!(
+        "{exports}\
+         # the agent:  cargo run --bin longrun-agent\n\
+         # curl:       curl -H 'Metadata-Flavor: Google' 'http://{address}/computeMetadata/v1/instance/attributes/?recursive=true'\n\
+         # gcloud:     GCE_METADATA_ROOT={address} CLOUDSDK_CONFIG=$(mktemp -d) gcloud auth print-access-token"
+    )
 }
 
 /// The fakes, with the job as a VM's attributes.
@@ -98,7 +143,14 @@ async fn prepare(arguments: &Arguments) -> io::Result<Sandbox> {
     if let Some(address) = arguments.listen {
         builder = builder.listen(address);
     }
-    let sandbox = builder.start().await?;
+    // The workflow makes its endpoint for the verb that it tells the VM.
+    if let Some((_, method)) = arguments.attributes.iter().find(|(name, _)| name == "longrun-callback-method")
+    {
+        builder = builder.callback_method(&method.to_ascii_uppercase());
+    }
+    let listening =
+        |error| io::Error::other(format!("the fakes cannot listen at {:?}: {error}", arguments.listen));
+    let sandbox = builder.start().await.map_err(listening)?;
     let callback = match arguments.plain_callback {
         true => sandbox.plain_callback_url(),
         false => sandbox.callback_url(),
@@ -135,6 +187,9 @@ fn settings(sandbox: &Sandbox) -> Result<Settings, longrun_agent::settings::Sett
     let mut settings = Settings::from_lookup(lookup)?;
     if std::env::var_os("LONGRUN_ENGINE_WAIT").is_none() {
         settings.budgets.engine = ENGINE_WAIT;
+    }
+    if std::env::var_os("LONGRUN_DELIVERY_DEADLINE").is_none() {
+        settings.budgets.delivery = DELIVERY_DEADLINE;
     }
     Ok(settings)
 }

@@ -28,10 +28,17 @@ pub(crate) fn watcher() -> Watcher {
 
 /// One line about the run, apart from the job's own by its mark.
 pub(crate) fn say(text: &str) {
-    match io::stderr().is_terminal() {
-        true => eprintln!("\x1b[36m▸ {text}\x1b[0m"),
-        false => eprintln!("▸ {text}"),
-    }
+    let coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    // A reader that went away is no reason to end the job: a panic here would leave its container behind.
+    let _ = match coloured {
+        true => writeln!(io::stderr(), "\x1b[36m▸ {text}\x1b[0m"),
+        false => writeln!(io::stderr(), "▸ {text}"),
+    };
+}
+
+/// What was asked for, on stdout.
+pub(crate) fn print(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 fn sentence(phase: Phase<'_>) -> String {
