@@ -65,6 +65,12 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
     let run_id = run_id(&vm, &order);
     let outside = Outside::new(settings.google_endpoint.clone());
     tracing::info!(run_id, host = order.callback.url.host_str(), "the job is known");
+    if let Ok(job) = &order.job
+        && !job.command.unexpanded.is_empty()
+    {
+        let found = job.command.unexpanded.join(" ");
+        tracing::warn!(found, "no shell runs docker-command: this goes to the job as it is");
+    }
     watcher(Progress::Phase(Phase::Ordered { run_id: &run_id }));
 
     let (tokens, seen) = (&tokens, Seen::default());

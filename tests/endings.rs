@@ -76,6 +76,13 @@ endings! {
         => InvalidJob, "an access token goes to https://*.googleapis.com alone";
 }
 
+#[tokio::test]
+async fn what_a_shell_would_have_expanded_is_warned_of_and_left_alone() {
+    let ended = run(Given { command: "docker run IMAGE print $HOME", ..GIVEN }).await;
+    assert_eq!(ended.report()["logs"]["tail"], "$HOME\n");
+    assert!(ended.logged("no shell runs docker-command"));
+}
+
 struct Then {
     reason: &'static str,
     code: Option<u8>,

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! attributes ──▶ Order { callback, job }      attributes.rs
-//! docker-command ──▶ words ──▶ flags ──▶ Job  command.rs, pflag.rs, flags.rs, image.rs
+//! docker-command ──▶ words ──▶ flags ──▶ Job  command.rs, shell.rs, pflag.rs, flags.rs, image.rs
 //! a flag's value ──▶ the Engine's field       values.rs, devices.rs, files.rs, mounts.rs, networks.rs, go.rs
 //! flags ──▶ the Engine's create call          create.rs
 //! ```
@@ -20,6 +20,7 @@ mod image;
 mod mounts;
 mod networks;
 mod pflag;
+mod shell;
 mod values;
 
 pub use attributes::{Attribute, Attributes, Auth, Callback, Job, NoCallback, Order, TABLE};
