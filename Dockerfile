@@ -6,7 +6,7 @@
 ARG BUILDER=rust:1-alpine
 
 FROM ${BUILDER} AS build
-# ring compiles C and assembly, and Alpine's Rust comes without libc's headers.
+# ring compiles C, and Alpine's image of Rust may come without libc's headers.
 RUN if command -v apk; then apk add --no-cache musl-dev; fi
 WORKDIR /src
 COPY . .

@@ -173,7 +173,11 @@ impl ContainerCommand {
             return Err(CommandError::OldEngine { flag, needs: *needs, has: api });
         }
         let mut body = self.body.clone();
-        create::place_mac_address(&mut body, api);
+        create::adapt(&mut body, api).map_err(|(needs, flag)| CommandError::OldEngine {
+            flag,
+            needs,
+            has: api,
+        })?;
         Ok(body)
     }
 }
@@ -394,7 +398,7 @@ mod tests {
         );
         refuse(
             "docker run --restart always a",
-            "--restart at word 3: `always` cannot be used; expected no: a job that is always started again never ends, and nobody would be told; leave --restart out",
+            "--restart always: a job that is always started again never ends, and nobody would be told; leave --restart out",
         );
         refuse("docker run --help", "--help at word 3 cannot be used: it runs nothing");
         refuse(

@@ -75,6 +75,11 @@ pub(crate) struct Draft {
     pub(crate) stop_timeout: Option<i64>,
     pub(crate) remove_volumes: bool,
     pub(crate) no_healthcheck: bool,
+    pub(crate) detach: bool,
+    /// Whether `--attach` was given.
+    pub(crate) attach: bool,
+    /// The last `--restart`.
+    pub(crate) restart: String,
     pub(crate) networks: Networks,
     /// `NAME=value` or `NAME`, of files and of flags.
     pub(crate) env_of_files: Vec<String>,
@@ -98,6 +103,9 @@ impl Draft {
             stop_timeout: None,
             remove_volumes: false,
             no_healthcheck: false,
+            detach: false,
+            attach: false,
+            restart: String::new(),
             networks: Networks::default(),
             env_of_files: Vec::new(),
             env: Vec::new(),
@@ -107,9 +115,10 @@ impl Draft {
         }
     }
 
-    /// Replaces a field.
+    /// Replaces a field; an empty text is as if the flag were not there.
     pub(crate) fn set(&mut self, place: Place, value: Value) {
-        *self.field(place) = value;
+        let field = self.field(place);
+        *field = if value == "" { Value::Null } else { value };
     }
 
     /// Appends to a list.
@@ -117,6 +126,14 @@ impl Draft {
         match self.field(place) {
             Value::Array(list) => list.push(value),
             field => *field = json!([value]),
+        }
+    }
+
+    /// Makes a field a list, if it is not there.
+    pub(crate) fn want_list(&mut self, place: Place) {
+        let field = self.field(place);
+        if field.is_null() {
+            *field = json!([]);
         }
     }
 
@@ -160,6 +177,12 @@ impl Draft {
 
     /// The body of the create call; the error names flags that contradict one another.
     pub(crate) fn body(mut self, image: &str, arguments: &[String]) -> Read<Map<String, Value>> {
+        self.check_restart()?;
+        if self.detach && self.attach {
+            return Err(
+                "--detach contradicts --attach; leave both out, the agent does what is needed".to_owned()
+            );
+        }
         self.finish_lists();
         self.finish_labels();
         self.finish_health()?;
@@ -179,8 +202,40 @@ impl Draft {
         if log["Type"] == "none" && log["Config"].as_object().is_some_and(|options| !options.is_empty()) {
             return Err("--log-opt has no meaning for --log-driver none; leave one of them out".to_owned());
         }
+        self.host.retain(|_, value| !value.is_null());
+        body.retain(|_, value| !value.is_null());
         body.insert("HostConfig".to_owned(), self.host.into());
         Ok(body)
+    }
+
+    /// Another policy than `no` starts the container again behind the agent's back.
+    fn check_restart(&mut self) -> Read<()> {
+        let policy = &self.restart;
+        let (name, times) = policy.split_once(':').unwrap_or((policy, ""));
+        let times = if times.is_empty() { Some(0) } else { times.parse::<i64>().ok() };
+        match (name, times) {
+            ("", _) if policy.is_empty() => {}
+            ("no", Some(0)) => {}
+            // It means nothing, and the CLI sends it.
+            ("no", Some(times)) => {
+                let policy = json!({ "Name": "no", "MaximumRetryCount": times });
+                self.set(Place::Host("RestartPolicy"), policy);
+            }
+            ("always" | "unless-stopped", _) => {
+                return Err(format!(
+                    "--restart {policy}: a job that is always started again never ends, and nobody would be told; \
+                     leave --restart out"
+                ));
+            }
+            ("on-failure", _) => {
+                return Err(format!(
+                    "--restart {policy}: how each start ends must be told, so the agent starts the job, not Docker; \
+                     leave --restart out"
+                ));
+            }
+            _ => return Err(format!("--restart {policy}: expected no, and nothing else")),
+        }
+        Ok(())
     }
 
     fn finish_lists(&mut self) {
@@ -229,7 +284,7 @@ impl Draft {
     }
 
     fn finish_health(&mut self) -> Read<()> {
-        let unset = |value: &Value| value.as_i64() == Some(0) || value.as_str() == Some("");
+        let unset = |value: &Value| value.is_null() || value.as_i64() == Some(0);
         self.health.retain(|_, value| !unset(value));
         if let Some(command) = self.health.remove("Test") {
             self.health.insert("Test".to_owned(), json!(["CMD-SHELL", command]));
@@ -268,19 +323,36 @@ impl fmt::Display for Place {
     }
 }
 
-/// Where an Engine of `api` wants a container's MAC address: beside its network from 1.44 on, before that
-/// at the top, for its main network alone.
-pub(crate) fn place_mac_address(body: &mut Map<String, Value>, api: EngineApi) {
-    if api >= (EngineApi { major: 1, minor: 44 }) {
-        return;
+/// Says in the words of `api` what a newer one says otherwise; the error names a flag that it has no words for,
+/// and the API that has.
+pub(crate) fn adapt(body: &mut Map<String, Value>, api: EngineApi) -> Result<(), (EngineApi, &'static str)> {
+    let since = |minor| EngineApi { major: 1, minor };
+    if let Some(Value::Object(host)) = body.get_mut("HostConfig")
+        && (api >= since(42) || host.get("KernelMemory") == Some(&0.into()))
+    {
+        host.remove("KernelMemory");
     }
-    let mode = body["HostConfig"]["NetworkMode"].as_str().unwrap_or("default").to_owned();
-    let endpoints = body.get_mut("NetworkingConfig").and_then(|config| config.get_mut("EndpointsConfig"));
-    let endpoint = endpoints.and_then(|endpoints| endpoints.get_mut(&mode)).and_then(Value::as_object_mut);
-    let address = endpoint.and_then(|endpoint| endpoint.remove("MacAddress"));
-    if let Some(address) = address {
-        body.insert("MacAddress".to_owned(), address);
+    if api >= since(44) {
+        return Ok(());
     }
+    let forced = |mount: &Value| mount["BindOptions"]["ReadOnlyForceRecursive"] == true;
+    let mounts = body["HostConfig"]["Mounts"].as_array();
+    if mounts.is_some_and(|mounts| mounts.iter().any(forced)) {
+        return Err((since(44), "mount bind-recursive=readonly"));
+    }
+    // Before 1.44 a container has one MAC address, its own; from then on each of its networks has one.
+    let main = body["HostConfig"]["NetworkMode"].as_str().unwrap_or("default").to_owned();
+    let networks = body.get_mut("NetworkingConfig").and_then(|config| config.get_mut("EndpointsConfig"));
+    let mut own = None;
+    for (network, endpoint) in networks.and_then(Value::as_object_mut).into_iter().flatten() {
+        match endpoint.as_object_mut().and_then(|endpoint| endpoint.remove("MacAddress")) {
+            Some(address) if *network == main => own = Some(address),
+            Some(_) => return Err((since(44), "network mac-address=")),
+            None => {}
+        }
+    }
+    body.extend(own.map(|address| ("MacAddress".to_owned(), address)));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ fn is_cdi(value: &str) -> bool {
     let Some((kind, device)) = value.split_once('=') else { return false };
     kind.split_once('/').is_some_and(|(vendor, class)| {
         name(vendor, letter, "_-.")
-            && name(class, letter, "_-")
+            && name(class, letter, "_-.")
             && name(device, |c| c.is_ascii_alphanumeric(), "_-.:")
     })
 }

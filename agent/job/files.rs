@@ -8,7 +8,8 @@ use super::values::Read;
 pub type ReadFile = fn(&str) -> std::io::Result<Vec<u8>>;
 
 /// The lines `NAME=value` of an environment or label file (docker/cli `pkg/kvfile`): UTF-8, with or without a
-/// byte-order mark; leading blanks, empty lines and `#` lines are passed over; nothing is unquoted.
+/// byte-order mark; leading blanks, empty lines and `#` lines are passed over; nothing is unquoted. Names without
+/// a value are left out, as the CLI does with those that its environment does not have.
 pub(crate) fn lines(path: &str, read: ReadFile) -> Read<Vec<String>> {
     let bytes = open(path, read)?;
     let text = String::from_utf8(bytes).map_err(|_| "a file in UTF-8".to_owned())?;
@@ -23,7 +24,9 @@ pub(crate) fn lines(path: &str, read: ReadFile) -> Read<Vec<String>> {
         if name.is_empty() || name.contains(char::is_whitespace) {
             return Err(format!("NAME=value, the name without blanks, in line {}", number + 1));
         }
-        lines.push(line.to_owned());
+        if line.contains('=') {
+            lines.push(line.to_owned());
+        }
     }
     Ok(lines)
 }

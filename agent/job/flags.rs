@@ -12,6 +12,7 @@ use super::{
     create::{Draft, EngineApi, Place, Pull},
     devices, files, go, mounts, networks,
     pflag::Named,
+    platforms,
     values::{self, Read},
 };
 use serde_json::{Value, json};
@@ -73,7 +74,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     value("cpus", None, Set(Host("NanoCpus"), values::nano_cpus)),
     value("cpuset-cpus", None, Set(Host("CpusetCpus"), values::text)),
     value("cpuset-mems", None, Set(Host("CpusetMems"), values::text)),
-    switch("detach", Some('d'), Own("nothing: the agent is what stays in the foreground", ignored_switch)),
+    switch("detach", Some('d'), Own("nothing: the agent is what stays in the foreground", detach)),
     value("detach-keys", None, Own("nothing: nobody types", ignored)),
     value("device", None, Own("HostConfig.Devices, or HostConfig.DeviceRequests for a CDI name", device)),
     value("device-cgroup-rule", None, Append(Host("DeviceCgroupRules"), devices::cgroup_rule)),
@@ -109,7 +110,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     value("ip6", None, Own("NetworkingConfig", |draft, value| text(&mut draft.networks.v6, value))),
     value("ipc", None, Set(Host("IpcMode"), values::text)),
     value("isolation", None, Set(Host("Isolation"), values::text)),
-    value("kernel-memory", None, Own("nothing: the kernel gave it up", kernel_memory)),
+    value("kernel-memory", None, Set(Host("KernelMemory"), values::bytes)),
     value("label", Some('l'), Insert(Config("Labels"), values::label)),
     value("label-file", None, Own("Labels, before those of --label; read where the agent runs", label_file)),
     value("link", None, Own("HostConfig.Links, NetworkingConfig", link)),
@@ -237,12 +238,14 @@ fn ignored(_: &mut Draft, _: &str) -> Read<()> {
     Ok(())
 }
 
-fn attach(_: &mut Draft, value: &str) -> Read<()> {
-    values::stream(value).map(drop)
+fn detach(draft: &mut Draft, value: &str) -> Read<()> {
+    draft.detach = go::boolean(value)?;
+    Ok(())
 }
 
-fn kernel_memory(_: &mut Draft, value: &str) -> Read<()> {
-    values::bytes(value).map(drop)
+fn attach(draft: &mut Draft, value: &str) -> Read<()> {
+    draft.attach = true;
+    values::stream(value).map(drop)
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "an effect, and effects can fail")]
@@ -267,15 +270,10 @@ fn no_healthcheck(draft: &mut Draft, value: &str) -> Read<()> {
     Ok(())
 }
 
-/// Another policy starts the container again behind the agent's back.
-fn restart(_: &mut Draft, value: &str) -> Read<()> {
-    match value {
-        "" | "no" => Ok(()),
-        "always" | "unless-stopped" => {
-            Err("no: a job that is always started again never ends, and nobody would be told; leave --restart out".to_owned())
-        }
-        _ => Err("no: how each start ends must be told, so the agent starts the job, not Docker; leave --restart out".to_owned()),
-    }
+#[expect(clippy::unnecessary_wraps, reason = "an effect, and effects can fail")]
+fn restart(draft: &mut Draft, value: &str) -> Read<()> {
+    value.clone_into(&mut draft.restart);
+    Ok(())
 }
 
 /// `NAME=value` or `NAME`. The latter is sent as it is: the docker CLI would look NAME up where it runs,
@@ -288,10 +286,8 @@ fn env(draft: &mut Draft, value: &str) -> Read<()> {
     Ok(())
 }
 
-/// Names without a value are left out, as the CLI does with those that its environment does not have.
 fn env_file(draft: &mut Draft, value: &str) -> Read<()> {
-    let lines = files::lines(value, draft.read)?;
-    draft.env_of_files.extend(lines.into_iter().filter(|line| line.contains('=')));
+    draft.env_of_files.extend(files::lines(value, draft.read)?);
     Ok(())
 }
 
@@ -323,14 +319,10 @@ fn link(draft: &mut Draft, value: &str) -> Read<()> {
 }
 
 fn platform(draft: &mut Draft, value: &str) -> Read<()> {
-    let parts = value.split('/').count();
-    let is_word = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.()".contains(&byte))
+    draft.platform = match value {
+        "" => None,
+        value => Some(platforms::normalize(value)?),
     };
-    if !value.is_empty() && (parts > 3 || !value.split('/').all(is_word)) {
-        return Err("os[/architecture[/variant]], such as linux/amd64".to_owned());
-    }
-    draft.platform = (!value.is_empty()).then(|| value.to_owned());
     Ok(())
 }
 
@@ -413,6 +405,7 @@ fn security_option(draft: &mut Draft, value: &str) -> Read<()> {
             draft.append(Host("SecurityOpt"), format!("seccomp={profile}").into());
         }
         _ if value == "systempaths=unconfined" => {
+            draft.want_list(Host("SecurityOpt"));
             draft.set(Host("MaskedPaths"), json!([]));
             draft.set(Host("ReadonlyPaths"), json!([]));
         }

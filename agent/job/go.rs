@@ -45,9 +45,9 @@ pub(crate) fn digits<T: std::str::FromStr>(value: &str) -> Option<T> {
 /// `time.ParseDuration`, in nanoseconds: `1m30s`, `1.5h`, `-500ms`, `0`.
 pub(crate) fn duration(value: &str) -> Option<i64> {
     let (sign, mut rest) = match value.as_bytes().first()? {
-        b'-' => (-1.0, &value[1..]),
-        b'+' => (1.0, &value[1..]),
-        _ => (1.0, value),
+        b'-' => (-1, &value[1..]),
+        b'+' => (1, &value[1..]),
+        _ => (1, value),
     };
     if rest == "0" {
         return Some(0);
@@ -55,26 +55,98 @@ pub(crate) fn duration(value: &str) -> Option<i64> {
     if rest.is_empty() {
         return None;
     }
-    let mut nanoseconds = 0.0;
+    let mut nanoseconds: i128 = 0;
     while !rest.is_empty() {
         let number_end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
         let (number, tail) = rest.split_at(number_end);
         let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
-        let factor = match unit {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
+        let factor: i128 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
             _ => return None,
         };
-        nanoseconds += number.parse::<f64>().ok()? * factor;
+        nanoseconds = nanoseconds.checked_add(times(number, factor)?)?;
         rest = tail;
     }
-    #[expect(clippy::cast_possible_truncation, reason = "a fraction of a nanosecond is dropped")]
-    (nanoseconds < 9.2e18).then_some((sign * nanoseconds) as i64)
+    i64::try_from(sign * nanoseconds).ok()
+}
+
+/// A decimal such as `1.5`, `.5` or `1.` times a whole number, without what is left of a fraction.
+fn times(number: &str, factor: i128) -> Option<i128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let part = |digits: &str| if digits.is_empty() { Some(0) } else { self::digits::<i128>(digits) };
+    // As Go does it: the fraction is a float, and what it has beyond 18 places is nothing.
+    let fraction = &fraction[..fraction.len().min(18)];
+    let scale = 10_f64.powi(i32::try_from(fraction.len()).ok()?);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "as Go does it")]
+    let rest = (part(fraction)? as f64 * (factor as f64 / scale)) as i128;
+    part(whole)?.checked_mul(factor)?.checked_add(rest)
+}
+
+/// `strconv.ParseFloat`: decimals, exponents, and hexadecimals with a `p`; underscores between digits.
+pub(crate) fn float(value: &str) -> Option<f64> {
+    let (sign, bare) = match value.strip_prefix('-') {
+        Some(bare) => (-1.0, bare),
+        None => (1.0, value.strip_prefix('+').unwrap_or(value)),
+    };
+    if bare.get(..2).is_some_and(|prefix| prefix.eq_ignore_ascii_case("0x")) {
+        let (_, exponent) = bare.split_once(['p', 'P'])?;
+        exponent.parse::<i32>().ok()?;
+        let (numerator, denominator) = rational(bare)?;
+        #[expect(clippy::cast_precision_loss, reason = "a float is meant")]
+        return Some(sign * (numerator as f64 / denominator as f64));
+    }
+    if bare.starts_with(['-', '+', '_']) || bare.ends_with('_') || bare.contains("__") {
+        return None;
+    }
+    bare.replace('_', "").parse::<f64>().ok().map(|number| sign * number)
+}
+
+/// `big.Rat.SetString`, as numerator and denominator: `1.5`, `15e-1`, `0x1.8p1`, `1/2`; `None` too for what does
+/// not fit.
+pub(crate) fn rational(value: &str) -> Option<(i128, i128)> {
+    if let Some((numerator, denominator)) = value.split_once('/') {
+        let denominator = integer(denominator).filter(|_| !denominator.starts_with(['-', '+']))?;
+        return (denominator != 0).then_some((integer(numerator)?, denominator));
+    }
+    let (sign, bare) = match value.strip_prefix('-') {
+        Some(bare) => (-1, bare),
+        None => (1, value.strip_prefix('+').unwrap_or(value)),
+    };
+    let lower = bare.to_ascii_lowercase();
+    let (radix, digits) = match lower.get(..2) {
+        Some("0x") => (16, &lower[2..]),
+        Some("0b") => (2, &lower[2..]),
+        Some("0o") => (8, &lower[2..]),
+        _ => (10, &*lower),
+    };
+    let exponent_at = if radix == 16 { digits.find('p') } else { digits.find(['e', 'p']) };
+    let (mantissa, exponent) = match exponent_at {
+        Some(at) => (&digits[..at], digits[at + 1..].parse::<i32>().ok()?),
+        None => (digits, 0),
+    };
+    let base: i128 = if exponent_at.is_some_and(|at| digits[at..].starts_with('p')) { 2 } else { 10 };
+    if mantissa.starts_with('_') && radix == 10 || mantissa.ends_with('_') || mantissa.contains("__") {
+        return None;
+    }
+    let mantissa = mantissa.replace('_', "");
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((&mantissa, ""));
+    let number = i128::from_str_radix(&format!("{whole}{fraction}"), radix).ok()?;
+    let places = u32::try_from(fraction.len()).ok()?;
+    let scale = i128::from(radix).checked_pow(places)?;
+    let power = base.checked_pow(exponent.unsigned_abs())?;
+    match exponent {
+        0.. => Some((sign * number.checked_mul(power)?, scale)),
+        _ => Some((sign * number, scale.checked_mul(power)?)),
+    }
 }
 
 /// The first record of `encoding/csv`: commas, and fields in double quotes, which are doubled inside.
@@ -185,6 +257,7 @@ mod tests {
             (".5s", Some(0.5)),
             ("-1s", Some(-1.0)),
             ("0", Some(0.0)),
+            ("9223372036.854775807s", Some(9_223_372_036.854_776)),
             ("1", None),
             ("1 s", None),
             ("s", None),
@@ -192,9 +265,42 @@ mod tests {
             ("", None),
             (".s", None),
         ] {
-            #[expect(clippy::cast_possible_truncation, reason = "exact in these rows")]
-            let expected = seconds.map(|seconds: f64| (seconds * 1e9) as i64);
-            assert_eq!(duration(text), expected, "{text:?}");
+            #[expect(clippy::cast_precision_loss, reason = "near enough in these rows")]
+            let read = duration(text).map(|nanoseconds| nanoseconds as f64 / 1e9);
+            assert_eq!(read, seconds, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn rationals_and_floats_are_read_as_go_reads_them() {
+        for (text, parts) in [
+            ("1.5", Some((15, 10))),
+            ("15e-1", Some((15, 10))),
+            ("-2", Some((-2, 1))),
+            ("0x1.8p1", Some((48, 16))),
+            ("1p2", Some((4, 1))),
+            ("1_0", Some((10, 1))),
+            ("010", Some((10, 1))),
+            ("010/2", Some((8, 2))),
+            ("1/-2", None),
+            ("1/0", None),
+            ("", None),
+            (".", None),
+            ("1e999", None),
+            ("é", None),
+        ] {
+            assert_eq!(rational(text), parts, "{text:?}");
+        }
+        for (text, number) in [
+            ("1_000", Some(1000.0)),
+            ("0x1p3", Some(8.0)),
+            ("0x_1p4", Some(16.0)),
+            ("1e3", Some(1000.0)),
+            ("0x10", None),
+            ("_1", None),
+            ("--1", None),
+        ] {
+            assert_eq!(float(text), number, "{text:?}");
         }
     }
 

@@ -96,7 +96,9 @@ impl fmt::Display for ImageReference {
 /// The first part of a path is a host if it could not be a user of Docker Hub.
 fn registry_of(path: &str) -> Option<&str> {
     let (first, _) = path.split_once('/')?;
-    (first.contains(['.', ':']) || first == "localhost").then_some(first)
+    let is_host =
+        first.contains(['.', ':', '[']) || first == "localhost" || first.contains(|c: char| c.is_uppercase());
+    is_host.then_some(first)
 }
 
 /// `example.com`, `localhost:5000`, `[::1]:5000`.
@@ -113,7 +115,7 @@ fn is_host(text: &str) -> bool {
         })
     };
     let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    port.parse::<u16>().is_ok()
+    super::go::digits::<u64>(port).is_some()
         && address.map_or_else(|| name(host), |address| address.parse::<std::net::Ipv6Addr>().is_ok())
 }
 
@@ -132,12 +134,14 @@ fn is_tag(text: &str) -> bool {
 }
 
 fn is_digest(text: &str) -> bool {
-    text.split_once(':').is_some_and(|(algorithm, hex)| {
-        algorithm.starts_with(|c: char| c.is_ascii_alphabetic())
-            && algorithm.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+._-".contains(&byte))
-            && hex.len() >= 32
-            && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
+    let (algorithm, hex) = text.split_once(':').unwrap_or((text, ""));
+    let length = match algorithm {
+        "sha256" => 64,
+        "sha384" => 96,
+        "sha512" => 128,
+        _ => return false,
+    };
+    hex.len() == length && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 #[cfg(test)]

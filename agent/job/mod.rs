@@ -5,7 +5,8 @@
 //! ```text
 //! attributes ──▶ Order { callback, job }      attributes.rs
 //! docker-command ──▶ words ──▶ flags ──▶ Job  command.rs, shell.rs, pflag.rs, flags.rs, image.rs
-//! a flag's value ──▶ the Engine's field       values.rs, devices.rs, files.rs, mounts.rs, networks.rs, go.rs
+//! a flag's value ──▶ the Engine's field       values.rs, devices.rs, files.rs, mounts.rs, networks.rs,
+//!                                             platforms.rs, go.rs
 //! flags ──▶ the Engine's create call          create.rs
 //! ```
 
@@ -20,6 +21,7 @@ mod image;
 mod mounts;
 mod networks;
 mod pflag;
+mod platforms;
 mod shell;
 mod values;
 

@@ -37,7 +37,7 @@ fn split_at_colons(value: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     for c in value.chars() {
         let Some(part) = parts.last_mut() else { break };
-        let drive = part.len() == 1 && part.starts_with(|c: char| c.is_ascii_alphabetic());
+        let drive = part.chars().count() == 1 && part.starts_with(char::is_alphabetic);
         match c {
             ':' if !drive => parts.push(String::new()),
             c => part.push(c),
@@ -81,7 +81,7 @@ impl Mount {
         let boolean = || go::boolean(text).map(Value::from).map_err(|is| format!("{is} in `{field}`"));
         match key {
             "type" => self.set("Type", text.to_ascii_lowercase()),
-            "source" | "src" if text == "." || text.starts_with("./") => {
+            "source" | "src" if text == "." || text.starts_with("./") || text.starts_with("../") => {
                 return Err(format!("an absolute path on the VM in `{field}`: there is no working folder"));
             }
             "source" | "src" => self.set("Source", text),
@@ -146,7 +146,7 @@ impl Mount {
         if forced && bind["Propagation"] != "rprivate" {
             return Err("bind-propagation=rprivate beside bind-recursive=readonly".to_owned());
         }
-        Ok(self.fields.into())
+        Ok(without_zeros(self.fields).into())
     }
 
     fn set(&mut self, key: &str, value: impl Into<Value>) {
@@ -161,6 +161,26 @@ impl Mount {
         let empty = json!({ "Labels": {}, "DriverConfig": {} });
         self.fields.entry("VolumeOptions").or_insert(empty)
     }
+}
+
+/// Without what is as if it were not given; families of options stay, for that they are there says something.
+fn without_zeros(fields: Map<String, Value>) -> Map<String, Value> {
+    let stays = |key: &str| key == "DriverConfig" || OPTIONS.iter().any(|(_, options)| *options == key);
+    let pruned = fields.into_iter().map(|(key, value)| match value {
+        // A label or a driver's option may be empty: its name says something.
+        Value::Object(fields) if key != "Labels" && key != "Options" => {
+            (key, Value::Object(without_zeros(fields)))
+        }
+        value => (key, value),
+    });
+    let said = |key: &str, value: &Value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Number(number) => number.as_u64() != Some(0),
+        Value::String(text) => !text.is_empty(),
+        Value::Object(fields) => stays(key) || !fields.is_empty(),
+        Value::Bool(true) | Value::Array(_) => true,
+    };
+    pruned.filter(|(key, value)| said(key, value)).collect()
 }
 
 /// `key=value`; one without a key is passed over, as by the CLI.

@@ -77,15 +77,18 @@ pub(crate) fn expose(value: &str) -> Read<Vec<String>> {
     Ok(ports.map(|port| format!("{port}/{protocol}")).collect())
 }
 
+/// The parts before and after the first slash; what a further one sets apart is passed over, as by the CLI.
 fn port_and_protocol(text: &str) -> Option<(&str, &str)> {
-    let (port, protocol) = text.split_once('/').unwrap_or((text, ""));
-    (!port.is_empty()).then_some((port, if protocol.is_empty() { "tcp" } else { protocol }))
+    let mut parts = text.split('/');
+    let port = parts.next().filter(|port| !port.is_empty())?;
+    Some((port, parts.next().filter(|protocol| !protocol.is_empty()).unwrap_or("tcp")))
 }
 
-/// `80` or `8000-8010`.
+/// `80` or `8000-8010`; what a further dash sets apart is passed over, as by the CLI.
 fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let range = go::digits(first)?..=go::digits(last)?;
+    let mut parts = text.split('-');
+    let first = go::digits(parts.next()?)?;
+    let range = first..=parts.next().map_or(Some(first), go::digits)?;
     (!range.is_empty()).then_some(range)
 }
 
@@ -118,10 +121,11 @@ struct Attachment {
 impl Networks {
     /// `--network`: a name, or `name=…,alias=…,ip=…`.
     pub(crate) fn attach(&mut self, value: &str) -> Read<()> {
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let long = value
-            .split_once('=')
-            .is_some_and(|(key, text)| key.ends_with(is_word) && text.starts_with(is_word));
+        // The CLI's own test for the long form: a word, an equals sign and a word, anywhere.
+        let is_word = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
+        let long = value.match_indices('=').any(|(at, _)| {
+            is_word(value[..at].chars().next_back()) && is_word(value[at + 1..].chars().next())
+        });
         let attachment = if long {
             Attachment::from_fields(value)?
         } else {
@@ -210,11 +214,13 @@ impl Attachment {
                 "alias" => attachment.aliases.push(text.to_owned()),
                 "ip" => text.clone_into(&mut attachment.v4),
                 "ip6" => text.clone_into(&mut attachment.v6),
+                "mac-address" if text.is_empty() => {}
                 "mac-address" => attachment.mac = mac_address(text)?,
                 "link-local-ip" => attachment.link_local.push(text.to_owned()),
                 "gw-priority" => attachment.priority = text.parse().map_err(|_| expected())?,
                 "driver-opt" => {
-                    let (key, text) = text.split_once('=').ok_or_else(expected)?;
+                    let pair = text.split_once('=').filter(|(key, _)| !key.trim().is_empty());
+                    let (key, text) = pair.ok_or_else(expected)?;
                     attachment.driver_options.insert(key.trim().to_owned(), text.trim().into());
                 }
                 _ => return Err(expected()),

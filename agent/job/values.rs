@@ -3,6 +3,8 @@
 //! The rules are the docker CLI's (`opts/` of docker/cli, docker/go-units). The flag, the value and the place
 //! are added to an error by the caller.
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 
 use super::go;
@@ -73,7 +75,7 @@ pub(crate) fn bytes(value: &str) -> Read<Value> {
     let number_end =
         value.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ').ok_or_else(expected)?;
     let (number, unit) = value.split_at(number_end + 1);
-    let number: f64 = number.strip_suffix(' ').unwrap_or(number).parse().map_err(|_| expected())?;
+    let number = go::float(number.strip_suffix(' ').unwrap_or(number)).ok_or_else(expected)?;
     let unit = unit.to_ascii_lowercase();
     let (first, rest) = unit.split_at_checked(unit.len().min(1)).ok_or_else(expected)?;
     let factor = match (first, rest) {
@@ -88,7 +90,7 @@ pub(crate) fn bytes(value: &str) -> Read<Value> {
     #[expect(clippy::cast_precision_loss, reason = "as go-units does")]
     let bytes = number * factor as f64;
     // go-units lets what does not fit come out negative.
-    if !(0.0..9.2e18).contains(&bytes) {
+    if !(0.0..9_223_372_036_854_775_808.0).contains(&bytes) {
         return Err(expected());
     }
     #[expect(clippy::cast_possible_truncation, reason = "a fraction of a byte is dropped")]
@@ -106,43 +108,13 @@ pub(crate) fn swap(value: &str) -> Read<Value> {
 /// `--cpus`: a number of processors, exact to a billionth, as `NanoCpus`. Go's `big.Rat` reads decimals,
 /// exponents and fractions.
 pub(crate) fn nano_cpus(value: &str) -> Read<Value> {
+    let nanos = go::rational(value).and_then(|(numerator, denominator)| {
+        let scaled = numerator.checked_mul(1_000_000_000)?;
+        let exact = scaled % denominator == 0;
+        exact.then(|| i64::try_from(scaled / denominator).ok()).flatten()
+    });
     let expected = || "a number of processors such as 2 or 1.5, exact to a billionth".to_owned();
-    let nanos = match value.split_once('/') {
-        Some((numerator, denominator)) => {
-            let (numerator, denominator) = (go::integer(numerator), go::integer(denominator));
-            let scaled = numerator.ok_or_else(expected)?.checked_mul(1_000_000_000);
-            exact_quotient(scaled, denominator.ok_or_else(expected)?)
-        }
-        None => decimal_nanos(value),
-    };
-    nanos.and_then(|nanos| i64::try_from(nanos).ok()).map(Value::from).ok_or_else(expected)
-}
-
-/// `1.5e1` times a billion, if that is a whole number.
-fn decimal_nanos(value: &str) -> Option<i128> {
-    let lower = value.to_ascii_lowercase();
-    let (mantissa, exponent) = match lower.split_once('e') {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
-        None => (&*lower, 0),
-    };
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let (sign, whole) = match whole.as_bytes().first() {
-        Some(b'-') => (-1, &whole[1..]),
-        Some(b'+') => (1, &whole[1..]),
-        _ => (1, whole),
-    };
-    let number: i128 = go::digits(&format!("{whole}{fraction}"))?;
-    let power = 9 + exponent - i32::try_from(fraction.len()).ok()?;
-    match u32::try_from(power) {
-        Ok(power) => number.checked_mul(10_i128.checked_pow(power)?),
-        Err(_) => exact_quotient(Some(number), 10_i128.checked_pow(power.unsigned_abs())?),
-    }
-    .map(|nanos| sign * nanos)
-}
-
-fn exact_quotient(numerator: Option<i128>, denominator: i128) -> Option<i128> {
-    let numerator = numerator?;
-    (denominator != 0 && numerator % denominator == 0).then(|| numerator / denominator)
+    nanos.map(Value::from).ok_or_else(expected)
 }
 
 /// `--health-interval` and its kin, in nanoseconds.
@@ -208,8 +180,8 @@ pub(crate) fn extra_host(value: &str) -> Read<Value> {
     let expected = || "host:address, the address an IP or host-gateway".to_owned();
     let (host, address) = value.split_once('=').or_else(|| value.split_once(':')).ok_or_else(expected)?;
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-    let known = bare == "host-gateway" || bare.parse::<std::net::IpAddr>().is_ok();
-    if host.is_empty() || !known {
+    let known = address == "host-gateway" || bare.trim().parse::<IpAddr>().is_ok();
+    if host.is_empty() || host.contains(':') || !known {
         return Err(expected());
     }
     Ok(format!("{host}:{bare}").into())
@@ -217,8 +189,8 @@ pub(crate) fn extra_host(value: &str) -> Read<Value> {
 
 /// An address, in its shortest form.
 pub(crate) fn address(value: &str) -> Read<Value> {
-    let address = value.trim().parse::<std::net::IpAddr>();
-    address.map(|address| address.to_string().into()).map_err(|_| "an IP address".to_owned())
+    let address = value.trim().parse::<IpAddr>().map_err(|_| "an IP address".to_owned())?;
+    Ok(address.to_canonical().to_string().into())
 }
 
 /// A domain to search, or `.` for none.
@@ -252,7 +224,7 @@ pub(crate) fn link(value: &str) -> Read<Value> {
 /// A capability as the Engine names it: upper case, with `CAP_`, but `ALL` alone.
 #[expect(clippy::unnecessary_wraps, reason = "a reader, and readers can fail")]
 pub(crate) fn capability(value: &str) -> Read<Value> {
-    let upper = value.to_ascii_uppercase();
+    let upper = value.to_uppercase();
     Ok(match upper.as_str() {
         "ALL" => upper.into(),
         name if name.starts_with("CAP_") => upper.into(),
