@@ -291,18 +291,17 @@ async fn fetch_image(
     let image = &command.image;
     let failed = |message: String| Verdict::without_exit(Reason::ImagePullFailed, message);
     let wait = settings.budgets.engine;
-    let digest = || engine.image_digest(image.name(), image.as_str());
-    let digest = || patiently(wait, EngineError::may_pass, digest);
+    let inspect = || engine.image(image);
+    let inspect = || patiently(wait, EngineError::may_pass, inspect);
     if command.pull != Pull::Always {
-        match digest().await {
-            Ok(digest) => return Ok(digest),
+        let missing = match inspect().await {
+            Ok(present) if present.is_for(command.platform.as_deref()) => return Ok(present.digest),
+            Ok(present) => format!("is on this VM for {} alone", present.platform),
             Err(error) if error.may_pass() => return Err(engine_lost(&error)),
-            Err(_) if command.pull == Pull::Never => {
-                return Err(failed(format!(
-                    "the image {image} is not on this VM, and --pull never forbids to fetch it"
-                )));
-            }
-            Err(_) => {}
+            Err(_) => "is not on this VM".to_owned(),
+        };
+        if command.pull == Pull::Never {
+            return Err(failed(format!("the image {image} {missing}, and --pull never forbids to fetch it")));
         }
     }
     tracing::info!(image = image.as_str(), "pulling the image");
@@ -314,7 +313,7 @@ async fn fetch_image(
         .pull(image, command.platform.as_deref(), stall, auth, progress)
         .await
         .map_err(|error| failed(error.to_string()))?;
-    digest().await.map_err(|error| engine_lost(&error))
+    Ok(inspect().await.map_err(|error| engine_lost(&error))?.digest)
 }
 
 /// The service account's token, for registries that take it. A VM without one may still pull public images.

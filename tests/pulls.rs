@@ -43,15 +43,20 @@ async fn a_missing_image_is_pulled_and_its_digest_told() {
 }
 
 #[tokio::test]
-async fn an_image_that_is_there_is_pulled_only_if_the_command_says_always() {
+async fn an_image_that_is_there_is_pulled_only_if_the_command_wants_another() {
     let registry = Registry::open();
     let name = registry.name("local:1");
     docker(&["tag", image(), &name]);
     let missing = run(Given { command: &format!("docker run {name} exit 0"), ..GIVEN }).await;
     let always = run(Given { command: &format!("docker run --pull always {name} exit 0"), ..GIVEN }).await;
+    let foreign = format!("--platform linux/s390x {name} exit 0");
+    let other = run(Given { command: &format!("docker run {foreign}"), ..GIVEN }).await;
+    let never = run(Given { command: &format!("docker run --pull never {foreign}"), ..GIVEN }).await;
     docker(&["rmi", &name]);
     assert_eq!(missing.report()["reason"], "Completed");
     told_once(&always, "manifest unknown");
+    told_once(&other, "manifest unknown");
+    told_once(&never, "alone, and --pull never forbids to fetch it");
 }
 
 #[tokio::test]

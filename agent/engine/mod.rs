@@ -18,7 +18,11 @@ pub use container::{Container, ContainerState, Exit};
 pub use output::{Output, OutputReader};
 pub use pull::{PullError, RegistryAuth};
 
-use crate::{backoff, http, job::EngineApi, settings::DockerHost};
+use crate::{
+    backoff, http,
+    job::{EngineApi, ImageReference},
+    settings::DockerHost,
+};
 
 /// The newest API that this code was written against. An Engine that knows a newer one serves this too; an
 /// older one is spoken to in its own (COS runs 1.43 to 1.52, FACTS).
@@ -37,6 +41,15 @@ pub struct Engine {
     /// `http://host/v1.41`
     base: String,
     api: EngineApi,
+}
+
+/// An image that the Engine has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresentImage {
+    /// `sha256:…`; `None` if it was never in a registry.
+    pub digest: Option<String>,
+    /// `linux/amd64`.
+    pub platform: String,
 }
 
 /// What can go wrong.
@@ -77,6 +90,16 @@ pub enum EngineError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl PresentImage {
+    /// Whether it is what `--platform` asks for; a variant such as arm's v7 is left to the Engine.
+    pub fn is_for(&self, platform: Option<&str>) -> bool {
+        platform.is_none_or(|wanted| {
+            let variant = wanted.strip_prefix(&self.platform);
+            variant.is_some_and(|variant| variant.is_empty() || variant.starts_with('/'))
+        })
+    }
 }
 
 impl EngineError {
@@ -122,23 +145,27 @@ impl Engine {
         self.api
     }
 
-    /// The digest of an image that is there, or `None` if it was never in a registry; `Err` with 404 if it
-    /// is not there.
-    pub async fn image_digest(&self, name: &str, reference: &str) -> Result<Option<String>, EngineError> {
+    /// An image that is there; `Err` with 404 if it is not.
+    pub async fn image(&self, image: &ImageReference) -> Result<PresentImage, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Inspected {
             #[serde(default)]
             repo_digests: Option<Vec<String>>,
+            #[serde(default)]
+            os: String,
+            #[serde(default)]
+            architecture: String,
         }
         let doing = "inspecting the image";
-        let request = self.request(Method::GET, &format!("/images/{reference}/json"), &[]);
-        let image: Inspected = json(doing, call(doing, QUICK, request).await?).await?;
-        let digests = image.repo_digests.unwrap_or_default();
+        let request = self.request(Method::GET, &format!("/images/{}/json", image.as_str()), &[]);
+        let inspected: Inspected = json(doing, call(doing, QUICK, request).await?).await?;
+        let digests = inspected.repo_digests.unwrap_or_default();
         // An image may have come from several repositories; Docker Hub's are listed under their short name.
-        let of = |digest: &&String| digest.split_once('@').is_some_and(|(repository, _)| repository == name);
+        let of = |digest: &&String| digest.split_once('@').is_some_and(|(name, _)| name == image.name());
         let digest = digests.iter().find(of).or_else(|| digests.first());
-        Ok(digest.and_then(|digest| Some(digest.split_once('@')?.1.to_owned())))
+        let digest = digest.and_then(|digest| Some(digest.split_once('@')?.1.to_owned()));
+        Ok(PresentImage { digest, platform: format!("{}/{}", inspected.os, inspected.architecture) })
     }
 
     fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
@@ -233,5 +260,23 @@ async fn error_text(mut response: Response) -> String {
     match serde_json::from_slice::<Refusal>(&body) {
         Ok(refusal) => refusal.message.trim().to_owned(),
         Err(_) => String::from_utf8_lossy(&body).trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_for_another_platform_is_not_the_one_that_is_wanted() {
+        let image = PresentImage { digest: None, platform: "linux/arm".to_owned() };
+        for (wanted, is) in [
+            (None, true),
+            (Some("linux/arm"), true),
+            (Some("linux/arm/v7"), true),
+            (Some("linux/arm64"), false),
+        ] {
+            assert_eq!(image.is_for(wanted), is, "{wanted:?}");
+        }
     }
 }
