@@ -4,7 +4,7 @@
 
 mod machinery;
 
-use machinery::{Callback, GIVEN, Given, run};
+use machinery::{Callback, GIVEN, Given, docker, run, start};
 
 endings! {
     a_job_that_exits_with_0_is_completed:
@@ -74,6 +74,23 @@ endings! {
     a_credential_asked_for_where_it_must_not_go_is_told_without_it:
         "docker run IMAGE", [("longrun-callback-auth", "access-token")], [], Callback::Plain
         => InvalidJob, "an access token goes to https://*.googleapis.com alone";
+}
+
+#[tokio::test]
+async fn anonymous_volumes_go_with_their_container_if_the_command_says_rm() {
+    for (flags, gone) in [("--rm", true), ("", false)] {
+        let command = format!("docker run {flags} -v /data IMAGE wait");
+        let mut agent = start(Given { command: &command, ..GIVEN }).await;
+        let container = agent.says("the job runs").await["container"].as_str().unwrap().to_owned();
+        let volume = docker(&["inspect", "--format", "{{(index .Mounts 0).Name}}", &container]);
+        agent.signal("TERM");
+        agent.ended().await.report();
+        let left = docker(&["volume", "ls", "-q", "--filter", &format!("name={volume}")]);
+        assert_eq!(left.is_empty(), gone, "{flags}");
+        if !gone {
+            docker(&["volume", "rm", &volume]);
+        }
+    }
 }
 
 #[tokio::test]

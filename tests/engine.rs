@@ -5,7 +5,7 @@ mod machinery;
 use std::sync::{Arc, Mutex};
 
 use machinery::{
-    GIVEN, Given,
+    GIVEN, Given, docker,
     engine_proxy::{EngineProxy, Fault},
     run, start,
 };
@@ -49,7 +49,16 @@ const WAIT_ERROR: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length
 
 #[tokio::test]
 async fn an_engine_that_is_away_for_a_moment_costs_nothing_at_any_step() {
-    for step in ["_ping", "/images/", "/containers/create", "/attach", "/wait", "/start", "/json", "DELETE"] {
+    for step in [
+        "_ping",
+        "/images/",
+        "/containers/create",
+        "/attach",
+        "/wait",
+        "/start",
+        "/containers/ /json",
+        "DELETE",
+    ] {
         let engine = EngineProxy::start(&[(step, Fault::Close)]);
         let report = told_through(&engine, "docker run IMAGE print hello exit 3").await;
         assert_eq!(report["exitCode"], 3, "{step}: {report:#}");
@@ -70,7 +79,7 @@ async fn what_an_engine_did_before_its_answer_was_lost_is_not_done_again() {
 async fn a_wait_that_breaks_is_followed_up_until_the_end_is_known() {
     for answer in [Fault::Say(ERROR_500), Fault::Say(HTML), Fault::Close] {
         // The first inspect after the wait is the one that goes wrong.
-        let engine = EngineProxy::start(&[("/wait", Fault::CutBody), ("/json HTTP", answer)]);
+        let engine = EngineProxy::start(&[("/wait", Fault::CutBody), ("/containers/ /json", answer)]);
         let report = told_through(&engine, "docker run IMAGE pause 500 exit 3").await;
         assert_eq!(report["exitCode"], 3, "{answer:?}: {report:#}");
     }
@@ -98,6 +107,23 @@ async fn a_log_that_was_cut_off_is_told_as_not_whole() {
     let missing = "the log stream ended before the job did; what it wrote later is not here";
     assert_eq!(report["logs"]["unavailable"], missing, "{report:#}");
     assert_eq!(report["reason"], "Completed");
+}
+
+#[tokio::test]
+async fn an_engine_that_stays_away_is_told_and_the_container_is_left_alone() {
+    let mut faults = vec![("/wait", Fault::CutBody)];
+    faults.extend([("/containers/ /json", Fault::Close); 99]);
+    let engine = EngineProxy::start(&faults);
+    let environment = [("DOCKER_HOST", &*engine.docker_host()), ("LONGRUN_ENGINE_WAIT", "1s")];
+    let given = Given { command: "docker run IMAGE wait", environment: &environment, ..GIVEN };
+    let mut agent = start(given).await;
+    let container = agent.says("the job runs").await["container"].as_str().map(str::to_owned);
+    let container = container.expect("its id");
+    agent.says("the container is left where it is").await;
+    assert_eq!(docker(&["inspect", "--format", "{{.State.Running}}", &container]), "true");
+    docker(&["rm", "-f", &container]);
+    let report = agent.ended().await.report();
+    assert_eq!((&report["reason"], &report["exitCode"]), (&"EngineLost".into(), &serde_json::Value::Null));
 }
 
 #[tokio::test]

@@ -28,11 +28,11 @@ pub(crate) struct EngineProxy {
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// The faults to come: in each, a part of a request's first line.
+/// The faults to come: in each, parts of a request's first line, apart by blanks.
 type Faults = Arc<Mutex<Vec<(&'static str, Fault)>>>;
 
 impl EngineProxy {
-    /// A proxy in which each fault happens once, to the first request whose first line holds its text.
+    /// A proxy in which each fault happens once, to the first request whose first line has all its parts.
     pub(crate) fn start(faults: &[(&'static str, Fault)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let listener = UnixListener::bind(folder.path().join("docker.sock")).expect("a socket");
@@ -66,7 +66,7 @@ async fn serve(mut client: UnixStream, faults: Faults, seen: Arc<Mutex<Vec<Strin
     seen.lock().expect("no panic").push(line.clone());
     let fault = {
         let mut faults = faults.lock().expect("no panic");
-        let found = faults.iter().position(|(text, _)| line.contains(text));
+        let found = faults.iter().position(|(parts, _)| parts.split(' ').all(|part| line.contains(part)));
         found.map(|at| faults.remove(at).1)
     };
     match fault {
