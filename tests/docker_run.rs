@@ -240,6 +240,8 @@ const REGRESSIONS: &[(u64, &str, &str)] = &[
     (2, "1.50", "'--cap-add=aéll'  -qu=0 a"),
     (2, "1.41", "--kernel-memory\t1e3 -tq a"),
     (2, "1.50", "--cpus 0x10 a"),
+    (1, "1.50", "--health-timeout '-1s' --health-timeout 500ms a"),
+    (1, "1.50", "--dns-search :a.b a"),
     (1, "1.50", "'--mount=type=bind,src=/a,dst=/b,ro=false,consistency=cached'  a"),
 ];
 

@@ -286,15 +286,19 @@ impl Draft {
     fn finish_health(&mut self) -> Read<()> {
         let unset = |value: &Value| value.is_null() || value.as_i64() == Some(0);
         self.health.retain(|_, value| !unset(value));
+        if self.no_healthcheck && !self.health.is_empty() {
+            return Err(
+                "--no-healthcheck contradicts the other --health flags; leave it or them out".to_owned()
+            );
+        }
+        let negative = |value: &Value| value.as_i64().is_some_and(|number| number < 0);
+        if let Some((field, value)) = self.health.iter().find(|(_, value)| negative(value)) {
+            return Err(format!("Healthcheck.{field} would be {value}; give its --health flag 0 or more"));
+        }
         if let Some(command) = self.health.remove("Test") {
             self.health.insert("Test".to_owned(), json!(["CMD-SHELL", command]));
         }
         if self.no_healthcheck {
-            if !self.health.is_empty() {
-                return Err(
-                    "--no-healthcheck contradicts the other --health flags; leave it or them out".to_owned()
-                );
-            }
             self.health.insert("Test".to_owned(), json!(["NONE"]));
         }
         if !self.health.is_empty() {

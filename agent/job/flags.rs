@@ -96,7 +96,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     value("group-add", None, Append(Host("GroupAdd"), values::text)),
     value("health-cmd", None, Set(Health("Test"), values::text)),
     value("health-interval", None, Set(Health("Interval"), values::duration)),
-    value("health-retries", None, Set(Health("Retries"), values::count)),
+    value("health-retries", None, Set(Health("Retries"), values::integer)),
     value("health-start-interval", None, Set(Health("StartInterval"), values::duration)).since(44),
     value("health-start-period", None, Set(Health("StartPeriod"), values::duration)),
     value("health-timeout", None, Set(Health("Timeout"), values::duration)),

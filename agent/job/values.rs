@@ -35,15 +35,6 @@ pub(crate) fn integer(value: &str) -> Read<Value> {
     number.map(Value::from).ok_or_else(|| "a whole number".to_owned())
 }
 
-/// A whole number of 64 bits that counts something.
-pub(crate) fn count(value: &str) -> Read<Value> {
-    integer(value)?
-        .as_i64()
-        .filter(|number| *number >= 0)
-        .map(Value::from)
-        .ok_or_else(|| "0 or more".to_owned())
-}
-
 /// A whole number of 64 bits, not negative.
 pub(crate) fn unsigned(value: &str) -> Read<Value> {
     let number = go::integer(value).and_then(|number| u64::try_from(number).ok());
@@ -117,12 +108,10 @@ pub(crate) fn nano_cpus(value: &str) -> Read<Value> {
     nanos.map(Value::from).ok_or_else(expected)
 }
 
-/// `--health-interval` and its kin, in nanoseconds.
+/// `--health-interval` and its kin, in nanoseconds. Of a flag that is given twice only the last is looked at, so
+/// it is checked at the end that none is negative.
 pub(crate) fn duration(value: &str) -> Read<Value> {
-    match go::duration(value) {
-        Some(nanoseconds @ 0..) => Ok(nanoseconds.into()),
-        _ => Err("a duration such as 30s or 1m30s, not negative".to_owned()),
-    }
+    go::duration(value).map(Value::from).ok_or_else(|| "a duration such as 30s or 1m30s".to_owned())
 }
 
 /// `key=value`, or `key` with an empty value.
@@ -201,16 +190,26 @@ pub(crate) fn dns_search(value: &str) -> Read<Value> {
     }
     let domain = domain.trim_end();
     let bare = domain.strip_suffix('.').unwrap_or(domain);
-    let is_label = |label: &str| {
-        label.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && label.ends_with(|c: char| c.is_ascii_alphanumeric())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
     let has_letter = bare.contains(|c: char| c.is_ascii_alphabetic());
-    if !has_letter || bare.len() >= 255 || !bare.split('.').all(is_label) {
+    let labels: Vec<&str> = bare.split('.').collect();
+    let last = labels.len() - 1;
+    let good = labels.iter().enumerate().all(|(at, label)| is_label(label, at == 0, at == last));
+    if !has_letter || bare.len() >= 255 || !good {
         return Err("a domain, or . for none".to_owned());
     }
     Ok(bare.into())
+}
+
+/// Letters, digits and inner dashes. In the CLI's pattern `(:?` stands where `(?:` was meant, so that colons are
+/// taken around a label: two before the first, one before each other and before a dot.
+fn is_label(label: &str, first: bool, last: bool) -> bool {
+    let bare = label.trim_start_matches(':');
+    let colons = label.len() - bare.len();
+    let bare = if last { bare } else { bare.strip_suffix(':').unwrap_or(bare) };
+    colons <= if first { 2 } else { 1 }
+        && bare.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && bare.ends_with(|c: char| c.is_ascii_alphanumeric())
+        && bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// `container` or `container:alias`.
