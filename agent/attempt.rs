@@ -163,54 +163,47 @@ impl Attempt<'_> {
     }
 
     /// Starts the container with its end and its output already asked for. One that was started before is
-    /// taken over, and never started again.
+    /// taken over, and never started again: whenever it may have been, that is looked at first.
     async fn start(&mut self, claim: &Claim, job: &Job) -> Result<(Exit, Option<OutputTask>), Verdict> {
         let wait = self.budgets().engine;
+        let deadline = Instant::now() + wait;
         let container = claim.container();
-        if matches!(claim, Claim::Found(_)) {
-            let state = supervise::state_in(container, wait).await.map_err(|error| engine_lost(&error))?;
-            if state.started_at.is_none() {
-                // The start of the agent before this one may be under way.
-                tokio::time::sleep(START_SHOWS).await;
-            }
-            let state = supervise::state_in(container, wait).await.map_err(|error| engine_lost(&error))?;
-            if state.started_at.is_some() {
+        let mut may_have_started = matches!(claim, Claim::Found(_));
+        loop {
+            if may_have_started
+                && let Some(state) = self.started(container).await.map_err(|error| engine_lost(&error))?
+            {
                 return self.take_over(container, job, &state).await.map_err(|error| engine_lost(&error));
             }
-        }
-        let attach = || self.attach(container, job);
-        let output =
-            patiently(wait, EngineError::is_away, attach).await.map_err(|error| engine_lost(&error))?;
-        let exit = patiently(wait, EngineError::is_away, || container.next_exit()).await;
-        let exit = exit.map_err(|error| engine_lost(&error))?;
-        (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
-        match container.start().await {
-            Ok(()) => {}
-            Err(error) if error.is_away() => return self.start_again(container, job).await,
-            Err(error) => return Err(self.start_failed(container, &error).await),
-        }
-        self.seen.started_at = Some(SystemTime::now());
-        Ok((exit, Some(output)))
-    }
-
-    /// The answer to a start was lost: the container may run, may have ended, or may never have started.
-    async fn start_again(
-        &mut self,
-        container: &Container,
-        job: &Job,
-    ) -> Result<(Exit, Option<OutputTask>), Verdict> {
-        tracing::warn!(container = container.id, "the Engine did not say whether the job started");
-        tokio::time::sleep(START_SHOWS).await;
-        let wait = self.budgets().engine;
-        let state = supervise::state_in(container, wait).await.map_err(|error| engine_lost(&error))?;
-        if state.started_at.is_none() {
-            let started = patiently(wait, EngineError::is_away, || container.start()).await;
-            if let Err(error) = started {
-                return Err(self.start_failed(container, &error).await);
+            let attach = || self.attach(container, job);
+            let output = patiently(wait, EngineError::is_away, attach).await;
+            let output = output.map_err(|error| engine_lost(&error))?;
+            let exit = patiently(wait, EngineError::is_away, || container.next_exit()).await;
+            let exit = exit.map_err(|error| engine_lost(&error))?;
+            (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
+            match container.start().await {
+                Ok(()) => {
+                    self.seen.started_at = Some(SystemTime::now());
+                    return Ok((exit, Some(output)));
+                }
+                Err(error) if error.is_away() && Instant::now() < deadline => {
+                    tracing::warn!(error = http::chain(&error), "whether the job started is not known");
+                    may_have_started = true;
+                }
+                Err(error) => return Err(self.start_failed(container, &error).await),
             }
         }
-        let state = supervise::state_in(container, wait).await.map_err(|error| engine_lost(&error))?;
-        self.take_over(container, job, &state).await.map_err(|error| engine_lost(&error))
+    }
+
+    /// The state of a container that was started, given the time for a start that is under way to show.
+    async fn started(&self, container: &Container) -> Result<Option<ContainerState>, EngineError> {
+        let wait = self.budgets().engine;
+        let mut state = supervise::state_in(container, wait).await?;
+        if state.started_at.is_none() {
+            tokio::time::sleep(START_SHOWS).await;
+            state = supervise::state_in(container, wait).await?;
+        }
+        Ok(state.started_at.is_some().then_some(state))
     }
 
     /// Joins a job that was started before. To a container that has ended nothing is attached: the Engine

@@ -76,6 +76,13 @@ async fn what_an_engine_did_before_its_answer_was_lost_is_not_done_again() {
 }
 
 #[tokio::test]
+async fn a_start_whose_second_answer_is_lost_too_is_not_asked_for_a_third_time() {
+    let engine = EngineProxy::start(&[("/start", Fault::Close), ("/start", Fault::LoseAnswer)]);
+    let report = told_through(&engine, "docker run IMAGE print hello exit 3").await;
+    assert_eq!((&report["exitCode"], engine.count("/start")), (&3.into(), 2), "{report:#}");
+}
+
+#[tokio::test]
 async fn a_wait_that_breaks_is_followed_up_until_the_end_is_known() {
     for answer in [Fault::Say(ERROR_500), Fault::Say(HTML), Fault::Close] {
         // The first inspect after the wait is the one that goes wrong.
