@@ -217,7 +217,7 @@ impl Attempt<'_> {
         tracing::warn!(container = container.id, "the job was started before; taking it over");
         (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
         self.seen.started_at = state.started_at;
-        let missing = "the agent was started again; what the job wrote before is not here";
+        let missing = "the job ran before this agent listened; what it wrote until then is not here";
         self.seen.logs.unavailable = Some(missing.to_owned());
         let wait = self.budgets().engine;
         let output = match state.running {

@@ -24,7 +24,7 @@ async fn a_job_that_ended_while_no_agent_ran_is_told_and_not_run_again() {
     let agent = agent.killed_and_started_after(|| docker(&["wait", &container])).await;
     let report = agent.ended().await.report();
     assert_eq!(report["exitCode"], 4, "{report:#}");
-    let missing = "the agent was started again; what the job wrote before is not here";
+    let missing = "the job ran before this agent listened; what it wrote until then is not here";
     assert_eq!(report["logs"]["unavailable"], missing);
 }
 
