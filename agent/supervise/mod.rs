@@ -3,29 +3,25 @@
 //!
 //! Leaves out everything before the start and after the end.
 
+mod output;
 mod state;
 mod stop;
 mod verdict;
 
 use std::{pin::pin, time::Duration};
 
-use tokio::{
-    sync::oneshot,
-    task::JoinHandle,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
+pub(crate) use output::OutputTask;
 pub use stop::{Stop, StopHandle, stop};
 pub(crate) use verdict::Ended;
 pub use verdict::Verdict;
 
 use crate::{
     backoff,
-    engine::{Container, ContainerState, EngineError, Exit, Output, OutputReader, patiently},
+    engine::{Container, ContainerState, EngineError, Exit, patiently},
     http,
-    logs::Tail,
-    progress::{Phase, Progress, Stream, Watcher},
-    report::Logs,
+    progress::{Phase, Progress, Watcher},
 };
 use state::{Action, Cause, Event, State};
 
@@ -36,10 +32,6 @@ const CHECK: Duration = Duration::from_secs(60);
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// From one try to send a signal to the next, to an Engine that is away.
 const RESEND: Duration = Duration::from_secs(1);
-/// For the log to end after the job did: the Engine closes it within half a second (FACTS).
-const DRAIN: Duration = Duration::from_secs(10);
-/// A log that ends so long before the job was cut off; the two ends of a good one come together.
-const EARLY: Duration = Duration::from_secs(1);
 /// A timer that is not needed yet.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -195,65 +187,4 @@ async fn follow_wait(container: &Container, exit: Exit) -> Option<i64> {
 /// The container's state, from an Engine that may be away for as long as `wait`.
 pub(crate) async fn state_in(container: &Container, wait: Duration) -> Result<ContainerState, EngineError> {
     patiently(wait, EngineError::may_pass, || container.state()).await
-}
-
-/// A container's output on its way into the tail.
-#[derive(Debug)]
-pub(crate) struct OutputTask {
-    task: JoinHandle<Followed>,
-    cut: oneshot::Sender<()>,
-}
-
-/// What was read of an output, and when that ended.
-#[derive(Debug)]
-struct Followed {
-    tail: Tail,
-    output: Output,
-    ended: Instant,
-}
-
-impl OutputTask {
-    /// Reads from now on, in a task of its own: nothing else may keep the reader from its socket.
-    pub(crate) fn spawn(reader: OutputReader, tail: usize, watcher: &Watcher) -> Self {
-        let (cut, cut_asked) = oneshot::channel();
-        let (mut tail, watcher) = (Tail::new(tail), Watcher::clone(watcher));
-        let task = tokio::spawn(async move {
-            let take = |stream: Stream, piece: &[u8]| {
-                tail.push(piece);
-                watcher(Progress::Output(stream, piece));
-            };
-            let output = reader.read(cut_asked, take).await;
-            Followed { tail, output, ended: Instant::now() }
-        });
-        Self { task, cut }
-    }
-
-    /// What was read, now that the job ended. A stream that does not end then is cut. `missing` says what is
-    /// not there for another reason.
-    pub(crate) async fn finish(self, missing: Option<String>) -> Logs {
-        let job_ended = Instant::now();
-        let mut task = self.task;
-        let done = match timeout(DRAIN, &mut task).await {
-            Ok(done) => done,
-            Err(_) => {
-                // The task may have just ended by itself.
-                let _ = self.cut.send(());
-                task.await
-            }
-        };
-        let Followed { tail, output, ended } = match done {
-            Ok(done) => done,
-            Err(error) => return Logs { unavailable: Some(error.to_string()), ..Logs::default() },
-        };
-        let broken = match output {
-            Output::Whole if job_ended.saturating_duration_since(ended) > EARLY => {
-                Some("the log stream ended before the job did; what it wrote later is not here".to_owned())
-            }
-            Output::Whole => None,
-            Output::Broken(why) => Some(why),
-        };
-        let (text, truncated_bytes) = tail.text();
-        let (bytes, lines) = (tail.bytes(), tail.lines());
-        Logs { tail: text, bytes, lines, truncated_bytes, unavailable: missing.or(broken), ..Logs::default() }
-    }
 }
