@@ -67,6 +67,8 @@ endings! {
         "kubectl apply" => InvalidJob, "docker-command: expected `docker run …`, found `kubectl` at word 1";
     an_unknown_attribute_is_told_with_the_nearest_one:
         "docker run IMAGE", [("longrun-timout", "1h")] => InvalidJob, "longrun-timout: unknown attribute; the nearest known one is longrun-timeout";
+    codes_to_retry_without_a_number_of_attempts_are_told:
+        "docker run IMAGE", [("longrun-retry-exit-codes", "75")] => InvalidJob, "nothing is tried again without longrun-max-attempts";
     a_job_with_two_commands_is_told:
         "docker run IMAGE", [("host-command", "true")] => InvalidJob, "docker-command and host-command are both set";
     a_job_without_command_is_told:

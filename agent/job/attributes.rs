@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 use reqwest::{Method, Url};
 use thiserror::Error;
 
-use super::{ContainerCommand, ReadFile, nearest};
+use super::{ContainerCommand, ExitCodes, ReadFile, nearest};
 
 /// Attributes by name, as the metadata server gives them.
 pub type Attributes = BTreeMap<String, String>;
@@ -53,9 +53,21 @@ pub const TABLE: &[Attribute] = &[
     ),
     row("longrun-timeout", "none", "longest run of the job (`90m`, `36h`, `14d`); then it is stopped"),
     row("longrun-stop-grace", "`--stop-timeout`, else `10s`", "time between the stop signal and SIGKILL"),
-    later("longrun-max-attempts", "`1`", "how often a job that fails is tried"),
-    later("longrun-retry-exit-codes", "every non-zero", "list and ranges, `1,75,100-110`"),
-    later("longrun-on-reboot", "`fail`", "`fail` reports reason Rebooted; `rerun` starts a new attempt"),
+    row(
+        "longrun-max-attempts",
+        "`1`",
+        "how often the job is started, 100 times at most: again if it exits with one of `longrun-retry-exit-codes` (out of memory too), or if a restart of Docker ended it; never after `DeadlineExceeded`, `Stopped`, `Preempted`, `InvalidJob`, `ImagePullFailed` or `ContainerCannotRun`",
+    ),
+    row(
+        "longrun-retry-exit-codes",
+        "every non-zero",
+        "codes and ranges from 1 to 255, `1,75,100-110`; only with `longrun-max-attempts`",
+    ),
+    row(
+        "longrun-on-reboot",
+        "`fail`",
+        "if the VM reboots while the job runs: `fail` reports `Rebooted`, `rerun` starts a new attempt",
+    ),
     row("longrun-log-tail", "`32KiB`", "last bytes of the log in the report; at most `128KiB`"),
     later("longrun-logs", "none", "`cloud-logging`, `gs://bucket/prefix`, or both"),
     later("longrun-result-file", "none", "a JSON file in the container that becomes `result`"),
@@ -67,6 +79,8 @@ pub const TABLE: &[Attribute] = &[
     ),
 ];
 
+/// More than anybody waits for; it bounds `attempts[]` in the report.
+const MOST_ATTEMPTS: u32 = 100;
 /// The report's tail without `longrun-log-tail`.
 const LOG_TAIL: usize = 32 << 10;
 /// A workflow's variables share 512 KB (FACTS), and the report's whole body must stay under 256 KiB.
@@ -110,6 +124,16 @@ pub enum Auth {
     None,
 }
 
+/// `longrun-on-reboot`: what becomes of a job that ran when the VM went down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnReboot {
+    /// The run ends, with the reason Rebooted.
+    #[default]
+    Fail,
+    /// The next boot starts a new attempt.
+    Rerun,
+}
+
 /// What to run, and the bounds that it runs in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
@@ -119,6 +143,12 @@ pub struct Job {
     pub timeout: Option<Duration>,
     /// Between the stop signal and SIGKILL.
     pub grace: Duration,
+    /// How often the job is started at most, 1 to 100.
+    pub max_attempts: u32,
+    /// The exit codes after which it is started again.
+    pub retry_exit_codes: ExitCodes,
+    /// What the next boot does with it.
+    pub on_reboot: OnReboot,
     /// Last bytes of the log in the report.
     pub log_tail: usize,
 }
@@ -149,13 +179,16 @@ impl Order {
         let auth = reader.read("longrun-callback-auth", auth).unwrap_or_default();
         let timeout = reader.read("longrun-timeout", duration);
         let grace = reader.read("longrun-stop-grace", duration);
+        let max_attempts = reader.read("longrun-max-attempts", max_attempts).unwrap_or(1);
+        let retry_exit_codes = reader.retry_exit_codes();
+        let on_reboot = reader.read("longrun-on-reboot", on_reboot).unwrap_or_default();
         let log_tail = reader.read("longrun-log-tail", log_tail).unwrap_or(LOG_TAIL);
         let command = reader.command(read);
 
         let job = match command {
             Some(command) if reader.problems.is_empty() => {
                 let grace = grace.unwrap_or_else(|| command_grace(&command));
-                Ok(Job { command, timeout, grace, log_tail })
+                Ok(Job { command, timeout, grace, max_attempts, retry_exit_codes, on_reboot, log_tail })
             }
             _ => Err(reader.problems),
         };
@@ -192,6 +225,16 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// Whoever names codes expects a second attempt, and without a number there is none. A 1 that is written
+    /// down is no mistake: that is how a template turns retries off.
+    fn retry_exit_codes(&mut self) -> ExitCodes {
+        let codes = self.read("longrun-retry-exit-codes", ExitCodes::parse);
+        if codes.is_some() && !self.attributes.contains_key("longrun-max-attempts") {
+            self.problem("longrun-retry-exit-codes: nothing is tried again without longrun-max-attempts; set it to 2 or more");
+        }
+        codes.unwrap_or_default()
     }
 
     fn command(&mut self, read: ReadFile) -> Option<ContainerCommand> {
@@ -285,6 +328,21 @@ fn duration(value: &str) -> Result<Duration, String> {
     }
 }
 
+fn max_attempts(value: &str) -> Result<u32, String> {
+    match value.parse() {
+        Ok(attempts @ 1..=MOST_ATTEMPTS) => Ok(attempts),
+        _ => Err(format!("a number from 1 to {MOST_ATTEMPTS}")),
+    }
+}
+
+fn on_reboot(value: &str) -> Result<OnReboot, String> {
+    match value {
+        "fail" => Ok(OnReboot::Fail),
+        "rerun" => Ok(OnReboot::Rerun),
+        _ => Err("fail or rerun".to_owned()),
+    }
+}
+
 fn log_tail(value: &str) -> Result<usize, String> {
     let size = super::values::bytes(value).ok().and_then(|size| usize::try_from(size.as_u64()?).ok());
     match size {
@@ -318,6 +376,8 @@ mod tests {
         );
         let job = order.job.unwrap();
         assert_eq!((job.timeout, job.grace, job.log_tail), (None, Duration::from_secs(10), 32 << 10));
+        assert_eq!((job.max_attempts, job.on_reboot), (1, OnReboot::Fail));
+        assert_eq!(job.retry_exit_codes, ExitCodes::default());
     }
 
     #[test]
@@ -327,6 +387,9 @@ mod tests {
             ("longrun-callback-auth", "none"),
             ("longrun-timeout", "14d"),
             ("longrun-stop-grace", "90s"),
+            ("longrun-max-attempts", "100"),
+            ("longrun-retry-exit-codes", "1, 75, 100-110"),
+            ("longrun-on-reboot", "rerun"),
             ("longrun-log-tail", "128KiB"),
             ("ssh-keys", "not ours"),
         ])
@@ -335,6 +398,32 @@ mod tests {
         let job = order.job.unwrap();
         assert_eq!(job.timeout, Some(Duration::from_secs(14 * 24 * 3600)));
         assert_eq!((job.grace, job.log_tail), (Duration::from_secs(90), 128 << 10));
+        assert_eq!((job.max_attempts, job.on_reboot), (100, OnReboot::Rerun));
+        assert!([1, 75, 100, 110].into_iter().all(|code| job.retry_exit_codes.contains(code)));
+        assert!(![2, 99, 111].into_iter().any(|code| job.retry_exit_codes.contains(code)));
+    }
+
+    #[test]
+    fn codes_to_retry_need_a_number_of_attempts() {
+        let codes = ("longrun-retry-exit-codes", "75");
+        let problems = order(&[codes]).unwrap().job.unwrap_err();
+        assert_eq!(
+            problems,
+            [
+                "longrun-retry-exit-codes: nothing is tried again without longrun-max-attempts; set it to 2 or more"
+            ]
+        );
+        let off = order(&[codes, ("longrun-max-attempts", "1")]).unwrap().job.unwrap();
+        assert_eq!(off.max_attempts, 1);
+    }
+
+    #[test]
+    fn a_number_of_attempts_is_from_1_to_100() {
+        for value in ["", "0", "101", "-1", "1.5", "many", "4294967297"] {
+            let problems = order(&[("longrun-max-attempts", value)]).unwrap().job.unwrap_err();
+            let expected = "cannot be used; expected a number from 1 to 100";
+            assert_eq!(problems, [format!("longrun-max-attempts: `{value}` {expected}")]);
+        }
     }
 
     #[test]
@@ -364,6 +453,8 @@ mod tests {
             ("longrun-callback-method", "TRACE"),
             ("longrun-callback-auth", "basic"),
             ("longrun-timeout", "soon"),
+            ("longrun-retry-exit-codes", "110-100"),
+            ("longrun-on-reboot", "again"),
             ("longrun-log-tail", "1GiB"),
             ("longrun-logs", "cloud-logging"),
             ("longrun-secret-env-KEY", "x"),
@@ -381,6 +472,8 @@ mod tests {
                 "longrun-callback-method: `TRACE` cannot be used; expected GET, HEAD, POST, PUT, DELETE, OPTIONS or PATCH",
                 "longrun-callback-auth: `basic` cannot be used; expected auto, access-token, identity-token or none",
                 "longrun-timeout: `soon` cannot be used; expected a duration such as 90s, 90m, 36h or 14d",
+                "longrun-retry-exit-codes: `110-100` cannot be used; expected exit codes and ranges such as 1,75,100-110, but `110-100` runs backwards",
+                "longrun-on-reboot: `again` cannot be used; expected fail or rerun",
                 "longrun-log-tail: `1GiB` cannot be used; expected 128KiB at most",
                 "docker-command: unknown flag `--nope` at word 3",
             ]

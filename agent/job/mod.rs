@@ -3,7 +3,7 @@
 //! Pure: text in, values out. Leaves out reading the attributes and running the job.
 //!
 //! ```text
-//! attributes ──▶ Order { callback, job }      attributes.rs
+//! attributes ──▶ Order { callback, job }      attributes.rs, exit_codes.rs
 //! docker-command ──▶ words ──▶ flags ──▶ Job  command.rs, shell.rs, pflag.rs, flags.rs, image.rs
 //! a flag's value ──▶ the Engine's field       values.rs, devices.rs, files.rs, mounts.rs, networks.rs,
 //!                                             platforms.rs, go.rs
@@ -14,6 +14,7 @@ mod attributes;
 mod command;
 mod create;
 mod devices;
+mod exit_codes;
 mod files;
 mod flags;
 mod go;
@@ -25,9 +26,10 @@ mod platforms;
 mod shell;
 mod values;
 
-pub use attributes::{Attribute, Attributes, Auth, Callback, Job, NoCallback, Order, TABLE};
+pub use attributes::{Attribute, Attributes, Auth, Callback, Job, NoCallback, OnReboot, Order, TABLE};
 pub use command::{CommandError, ContainerCommand};
 pub use create::{EngineApi, Pull};
+pub use exit_codes::ExitCodes;
 pub use files::ReadFile;
 pub use image::{ImageError, ImageReference};
 pub use pflag::WordError;
