@@ -35,6 +35,9 @@ pub(crate) struct Given<'a> {
     pub(crate) cloud: fn(Builder) -> Builder,
     /// Whose callback it is.
     pub(crate) callback: Callback,
+    /// The words of a command that runs the agent, whose path is appended to them; it must become the agent, as
+    /// `exec` does. Empty: the agent runs by itself.
+    pub(crate) under: &'a [&'a str],
 }
 
 /// Whose callback it is.
@@ -55,6 +58,7 @@ pub(crate) const GIVEN: Given<'static> = Given {
     environment: &[],
     cloud: |cloud| cloud,
     callback: Callback::Workflow,
+    under: &[],
 };
 
 /// A running agent.
@@ -64,6 +68,7 @@ pub(crate) struct Agent {
     stdout: Lines<BufReader<ChildStdout>>,
     log: Vec<Value>,
     environment: Vec<(String, String)>,
+    under: Vec<String>,
 }
 
 /// An agent that ended.
@@ -104,13 +109,17 @@ pub(crate) fn start_in(sandbox: Sandbox, given: Given<'_>) -> Agent {
     let quick = [("LONGRUN_ENGINE_WAIT", "10s"), ("LONGRUN_DELIVERY_DEADLINE", "60s")];
     let own = quick.iter().chain(given.environment).map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
     let environment = fakes.into_iter().chain(own).collect();
-    Agent::spawn(sandbox, environment)
+    let under = given.under.iter().map(|word| (*word).to_owned()).collect();
+    Agent::spawn(sandbox, environment, under)
 }
 
 impl Agent {
-    fn spawn(sandbox: Sandbox, environment: Vec<(String, String)>) -> Self {
+    fn spawn(sandbox: Sandbox, environment: Vec<(String, String)>, under: Vec<String>) -> Self {
         let docker_host = std::env::var("DOCKER_HOST").map(|host| ("DOCKER_HOST".to_owned(), host));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_longrun-agent"))
+        let agent = env!("CARGO_BIN_EXE_longrun-agent").to_owned();
+        let mut words = under.iter().chain([&agent]);
+        let mut child = Command::new(words.next().expect("the agent's path, if no other word"))
+            .args(words)
             .env_clear()
             .envs(docker_host.ok())
             .envs(environment.iter().cloned())
@@ -121,7 +130,7 @@ impl Agent {
             .spawn()
             .expect("the agent's binary");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        Self { sandbox, child, stdout, log: Vec::new(), environment }
+        Self { sandbox, child, stdout, log: Vec::new(), environment, under }
     }
 
     /// Waits for a line of the agent's log whose message begins so, and answers it.
@@ -154,7 +163,7 @@ impl Agent {
     pub(crate) async fn killed_and_started_after<T>(mut self, happens: impl FnOnce() -> T) -> Self {
         self.child.kill().await.expect("an agent that runs, or has just ended");
         happens();
-        Self::spawn(self.sandbox, self.environment)
+        Self::spawn(self.sandbox, self.environment, self.under)
     }
 
     /// The agent's process.
