@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    engine::{Container, ContainerState, Engine, EngineError, Exit, RegistryAuth, patiently},
+    engine::{Container, ContainerState, Engine, EngineError, Exit, MemoryWatch, RegistryAuth, patiently},
     google::{SCOPES, Tokens, credential},
     http,
     job::{ContainerCommand, Job, Pull},
@@ -84,6 +84,7 @@ impl Attempt<'_> {
         let claim = self.claim(&engine, command).await?;
         let container = claim.container();
         let (exit, output) = self.start(&claim, job).await?;
+        let memory = MemoryWatch::start(&container.id, command.cgroup_parent.as_deref());
         // A job that was taken over has run for a while.
         let run_before = self.seen.started_at.and_then(|started| started.elapsed().ok()).unwrap_or_default();
         let timeout = job.timeout.map(|timeout| timeout.saturating_sub(run_before));
@@ -94,7 +95,7 @@ impl Attempt<'_> {
         if let Some(output) = output {
             self.seen.logs = output.finish(self.seen.logs.unavailable.take()).await;
         }
-        Ok(self.judge(container, job, end).await)
+        Ok(self.judge(container, job, end, &memory).await)
     }
 
     fn budgets(&self) -> &Budgets {
@@ -243,16 +244,17 @@ impl Attempt<'_> {
         Verdict { exit_code, ..Verdict::without_exit(Reason::ContainerCannotRun, error.to_string()) }
     }
 
-    async fn judge(&mut self, container: &Container, job: &Job, end: End) -> Verdict {
+    async fn judge(&mut self, container: &Container, job: &Job, end: End, memory: &MemoryWatch) -> Verdict {
         self.seen.finished_at = Some(SystemTime::now());
         let (code, cause) = match end {
             End::Exited { code, cause } => (code, cause),
             End::Lost(why) => return Verdict::without_exit(Reason::EngineLost, why),
         };
-        let mut oom_killed = false;
+        let memory = memory.seen();
+        let mut oom_killed = memory.oom_kills > 0;
         match supervise::state_in(container, self.budgets().engine).await {
             Ok(state) => {
-                oom_killed = state.oom_killed;
+                oom_killed |= state.oom_killed;
                 self.seen.started_at = state.started_at.or(self.seen.started_at);
                 self.seen.finished_at = state.finished_at.or(self.seen.finished_at);
             }
@@ -261,7 +263,8 @@ impl Attempt<'_> {
                 tracing::warn!(error, "the times are the agent's, and whether memory ran out is not known");
             }
         }
-        Verdict::of(Ended { code, oom_killed, cause, memory: job.command.memory, timeout: job.timeout })
+        let limit = job.command.memory.or(memory.limit);
+        Verdict::of(Ended { code, oom_killed, cause, limit, peak: memory.peak, timeout: job.timeout })
     }
 }
 

@@ -29,7 +29,7 @@ endings! {
     a_job_ended_by_sigterm_is_told_with_the_signal:
         "docker run --init IMAGE raise 15" => Error, code 143, signal SIGTERM, "the job was ended by SIGTERM (exit code 143)";
     a_job_out_of_memory_is_told_as_oom_killed:
-        "docker run -m 32m IMAGE hog" => OOMKilled, code 137, signal SIGKILL, "the job ran out of memory, its limit is 32 MiB";
+        "docker run -m 32m IMAGE hog" => OOMKilled, code 137, signal SIGKILL, "the job ran out of memory (limit 32 MiB";
 
     a_job_past_its_deadline_is_stopped_and_told:
         "docker run IMAGE wait", [("longrun-timeout", "1s")]

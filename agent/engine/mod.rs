@@ -1,9 +1,11 @@
 //! The Docker Engine: the one place where its wire is spoken.
 //!
+//! Beside it stands what the kernel says of a container's memory, since the Engine does not say all of it.
 //! Leaves out deciding anything: calls go in, answers and errors come out. No client crate stands between,
 //! FACTS says why ("Docker Engine").
 
 mod container;
+mod memory;
 mod output;
 mod pull;
 
@@ -15,6 +17,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
 pub use container::{Container, ContainerState, Exit};
+pub use memory::{MemorySeen, MemoryWatch};
 pub use output::{Output, OutputReader};
 pub use pull::{PullError, RegistryAuth};
 

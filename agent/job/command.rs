@@ -36,6 +36,8 @@ pub struct ContainerCommand {
     pub unexpanded: Vec<String>,
     /// `--memory`, in bytes.
     pub memory: Option<u64>,
+    /// `--cgroup-parent`.
+    pub cgroup_parent: Option<String>,
     /// The body of the Engine's create call, as the newest API wants it.
     body: Map<String, Value>,
     /// What flags need of the Engine.
@@ -151,7 +153,9 @@ impl ContainerCommand {
         let (platform, name) = (draft.platform.take(), draft.name.take());
         let body = draft.body(image.as_str(), &words[image_at + 1..]).map_err(CommandError::Conflict)?;
         let tty = body.get("Tty") == Some(&Value::Bool(true));
-        let memory = body["HostConfig"]["Memory"].as_u64().filter(|bytes| *bytes != 0);
+        let host = &body["HostConfig"];
+        let memory = host["Memory"].as_u64().filter(|bytes| *bytes != 0);
+        let cgroup_parent = host["CgroupParent"].as_str().map(str::to_owned);
         Ok(Self {
             image,
             pull,
@@ -161,6 +165,7 @@ impl ContainerCommand {
             remove_volumes,
             tty,
             memory,
+            cgroup_parent,
             unexpanded,
             body,
             needs,

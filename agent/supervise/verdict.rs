@@ -29,8 +29,10 @@ pub(crate) struct Ended {
     pub(crate) oom_killed: bool,
     /// Why it was made to end, if it was.
     pub(crate) cause: Option<Cause>,
-    /// Its memory limit in bytes, if it had one.
-    pub(crate) memory: Option<u64>,
+    /// The most memory that it might have, in bytes; `None` for all that the VM has.
+    pub(crate) limit: Option<u64>,
+    /// The most memory that it had, in bytes, if that is known.
+    pub(crate) peak: Option<u64>,
     /// Longest run.
     pub(crate) timeout: Option<Duration>,
 }
@@ -62,11 +64,7 @@ impl Verdict {
                 (Reason::Stopped, format!("the agent was told to stop; it stopped the job, which {how}"))
             }
             None if ended.code == 0 => (Reason::Completed, "the job completed".to_owned()),
-            None if ended.oom_killed => {
-                let limit = ended.memory.map(|bytes| format!(", its limit is {} MiB", bytes >> 20));
-                let limit = limit.unwrap_or_default();
-                (Reason::OOMKilled, format!("the job ran out of memory{limit}, and {how}"))
-            }
+            None if ended.oom_killed => (Reason::OOMKilled, out_of_memory(ended, signal, &how)),
             None => (Reason::Error, format!("the job {how}")),
         };
         Self { reason, exit_code: Some(ended.code), signal: signal.map(str::to_owned), message }
@@ -91,6 +89,18 @@ impl Verdict {
     }
 }
 
+/// A process that is killed for want of memory gets SIGKILL: a job that ended otherwise lost another than its
+/// first.
+fn out_of_memory(ended: Ended, signal: Option<&str>, how: &str) -> String {
+    let limit = ended.limit.map(|bytes| format!("limit {} MiB", bytes >> 20));
+    let limit = limit.unwrap_or_else(|| "no limit but the VM's memory".to_owned());
+    let peak = ended.peak.map(|bytes| format!(", peak {} MiB", bytes >> 20)).unwrap_or_default();
+    match signal {
+        Some("SIGKILL") => format!("the job ran out of memory ({limit}{peak}), and {how}"),
+        _ => format!("a process of the job was killed for want of memory ({limit}{peak}), and the job {how}"),
+    }
+}
+
 /// 128+n is signal n: a container's exit code has no other way to say so.
 fn signal_of(code: i64) -> Option<&'static str> {
     let number = i32::try_from(code).ok()?.checked_sub(128)?;
@@ -101,7 +111,8 @@ fn signal_of(code: i64) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    const ENDED: Ended = Ended { code: 0, oom_killed: false, cause: None, memory: None, timeout: None };
+    const ENDED: Ended =
+        Ended { code: 0, oom_killed: false, cause: None, limit: None, peak: None, timeout: None };
 
     #[test]
     fn an_exit_code_is_told_as_what_it_is() {
@@ -124,16 +135,39 @@ mod tests {
     }
 
     #[test]
-    fn a_job_without_memory_is_told_with_its_limit() {
-        let killed = Ended { code: 137, oom_killed: true, memory: Some(32 << 20), ..ENDED };
-        check(
-            killed,
-            Reason::OOMKilled,
-            Some("SIGKILL"),
-            "the job ran out of memory, its limit is 32 MiB, and was ended by SIGKILL (exit code 137)",
-        );
-        // A job that lost a child and coped is no failure.
-        check(Ended { code: 0, ..killed }, Reason::Completed, None, "the job completed");
+    fn a_job_without_memory_is_told_with_its_limit_and_its_peak() {
+        let killed = Ended { code: 137, oom_killed: true, ..ENDED };
+        let (limit, peak) = (Some(32 << 20), Some((32 << 20) - 1));
+        for (limit, peak, told) in [
+            (limit, peak, "limit 32 MiB, peak 31 MiB"),
+            (limit, None, "limit 32 MiB"),
+            (None, peak, "no limit but the VM's memory, peak 31 MiB"),
+            (None, None, "no limit but the VM's memory"),
+        ] {
+            check(
+                Ended { limit, peak, ..killed },
+                Reason::OOMKilled,
+                Some("SIGKILL"),
+                &format!("the job ran out of memory ({told}), and was ended by SIGKILL (exit code 137)"),
+            );
+        }
+    }
+
+    #[test]
+    fn a_job_that_lost_a_process_for_want_of_memory_is_told_with_its_own_end() {
+        let lost_a_child = Ended { oom_killed: true, limit: Some(32 << 20), ..ENDED };
+        let told = "a process of the job was killed for want of memory (limit 32 MiB), and the job";
+        for (code, signal, end) in
+            [(1, None, "exited with code 1"), (134, Some("SIGABRT"), "was ended by SIGABRT (exit code 134)")]
+        {
+            let ended = Ended { code, ..lost_a_child };
+            check(ended, Reason::OOMKilled, signal, &format!("{told} {end}"));
+        }
+        // One that coped is no failure, and one that was stopped is not told as another's end.
+        check(lost_a_child, Reason::Completed, None, "the job completed");
+        let stopped = Ended { code: 1, cause: Some(Cause::Stopped), ..lost_a_child };
+        let message = "the agent was told to stop; it stopped the job, which exited with code 1";
+        check(stopped, Reason::Stopped, None, message);
     }
 
     #[test]
