@@ -20,6 +20,7 @@ use crate::{
     google::{SCOPES, Tokens, credential},
     http,
     job::{ContainerCommand, Job, Pull},
+    oom_score,
     progress::{Phase, Progress, Watcher},
     report::{Image, Logs, Reason},
     settings::{Budgets, Settings},
@@ -121,6 +122,7 @@ impl Attempt<'_> {
         let body = command.create_body(engine.api());
         let mut body = body.map_err(|error| Verdict::without_exit(Reason::InvalidJob, error.to_string()))?;
         body.entry("Labels").or_insert_with(|| json!({}))[RUN_LABEL] = self.run_id.into();
+        oom_score::offer_the_job(&mut body);
         let name = command.name.clone().unwrap_or_else(|| format!("longrun-{}", &self.run_id[..12]));
         let wait = self.budgets().engine;
         let deadline = Instant::now() + wait;

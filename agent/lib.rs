@@ -61,4 +61,5 @@ mod backoff;
 pub mod exit;
 mod http;
 pub mod logging;
+pub mod oom_score;
 pub mod progress;

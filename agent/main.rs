@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use longrun_agent::{agent, exit, logging, progress::Watcher, settings::Settings, supervise};
+use longrun_agent::{agent, exit, logging, oom_score, progress::Watcher, settings::Settings, supervise};
 use tokio::signal::unix::{SignalKind, signal};
 
 // One thread: the agent waits, and musl's malloc is slow when threads contend (FACTS).
@@ -19,6 +19,7 @@ async fn main() -> ExitCode {
         }
     };
     logging::start(settings.log.clone());
+    oom_score::spare_the_agent();
 
     let (handle, stop) = supervise::stop();
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {

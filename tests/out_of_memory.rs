@@ -1,4 +1,4 @@
-//! Out of memory: told with what the kernel counted.
+//! Out of memory: told with what the kernel counted, and never at the agent's cost.
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
 
 mod machinery;
@@ -44,6 +44,45 @@ async fn on_cgroup_v2_the_kill_of_a_child_is_told_though_the_cgroup_is_gone() {
 
     let message = "a process of the job was killed for want of memory (limit 32 MiB, peak 31 MiB), and the job exited with code 1";
     told(&agent.ended().await.report(), "OOMKilled", 1, message);
+}
+
+#[tokio::test]
+async fn the_job_is_the_first_to_be_killed_unless_its_command_says_otherwise() {
+    for (flag, score) in [("", "1000\n"), ("--oom-score-adj 0", "0\n"), ("--oom-score-adj 500", "500\n")] {
+        let command = format!("docker run {flag} IMAGE cat /proc/self/oom_score_adj");
+        let report = run(Given { command: &command, ..GIVEN }).await.report();
+        assert_eq!(report["logs"]["tail"], score, "{flag}");
+    }
+}
+
+#[tokio::test]
+async fn the_agent_lowers_its_own_score_as_far_as_it_may() {
+    let raised = "echo 500 > /proc/self/oom_score_adj && ";
+    let may_lower_to = |score: &&str| {
+        let lower = format!("{raised} echo {score} > /proc/self/oom_score_adj");
+        Command::new("sh").args(["-c", &lower]).output().unwrap().status.success()
+    };
+    let lowest = ["-900", "0"].into_iter().find(may_lower_to).unwrap_or("500");
+
+    let exec = format!("{raised} exec \"$@\"");
+    let given = Given { command: "docker run IMAGE wait", under: &["sh", "-c", &exec, "sh"], ..GIVEN };
+    let mut agent = start(given).await;
+    agent.says("the job runs").await;
+    let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", agent.id())).unwrap();
+    agent.signal("TERM");
+    agent.ended().await.report();
+    assert_eq!(score.trim(), lowest);
+}
+
+#[tokio::test]
+async fn the_agent_asks_to_be_spared_and_leaves_a_lower_score_alone() {
+    for (before, after) in [("0\n", "-900"), ("-900\n", "-900\n"), ("-1000\n", "-1000\n")] {
+        let score = tempfile::NamedTempFile::new().unwrap();
+        fs::write(score.path(), before).unwrap();
+        let under = with_mounted(score.path(), r#"mount --bind "$0" /proc/$$/oom_score_adj && exec "$@""#);
+        run(Given { under: &under, ..GIVEN }).await.report();
+        assert_eq!(fs::read_to_string(score.path()).unwrap(), after, "{before}");
+    }
 }
 
 /// Words that run the agent where `mount`, a line of shell, has mounted `file`, its `$0`.
