@@ -31,4 +31,10 @@ mod tests {
         assert!(late.iter().all(|delay| *delay >= longest / 2), "{late:?}");
         assert!(late.iter().any(|delay| *delay != late[0]), "they are in step: {late:?}");
     }
+
+    #[test]
+    fn no_two_that_wait_have_the_same_delays() {
+        let some = || delays(Duration::from_secs(1), Duration::from_secs(60)).take(20).collect::<Vec<_>>();
+        assert_ne!(some(), some());
+    }
 }
