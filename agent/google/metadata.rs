@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, StatusCode, Url, header::ETAG};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -14,6 +14,9 @@ use crate::{backoff, http, job::Attributes, report::Instance};
 
 /// One answer. The server is on the host itself and answers in milliseconds, or it is in maintenance.
 const TRY: Duration = Duration::from_secs(10);
+/// One answer to a long poll, which the server gives after a minute at the latest; Google's guest agent waits
+/// for as long (FACTS).
+const TRY_TO_WAIT: Duration = Duration::from_secs(70);
 /// Attributes of the instance and of the project are 512 KB each at most (FACTS); as JSON, six times that.
 const MOST_BYTES: usize = 8 << 20;
 /// For a token: an outage that lasts longer is waited for by whoever delivers.
@@ -33,6 +36,13 @@ pub struct Vm {
     pub attributes: Attributes,
     /// The VM, for the report; `None` at a desk.
     pub instance: Option<Instance>,
+}
+
+/// A value, and what tells it from the values that the same key had before.
+#[derive(Debug)]
+pub(super) struct Tagged {
+    pub(super) value: String,
+    pub(super) etag: Option<String>,
 }
 
 /// What can go wrong.
@@ -119,6 +129,18 @@ impl Metadata {
         self.get(&path, TOKEN_WAIT).await
     }
 
+    /// The value of `key`, such as `instance/preempted`: at once if its ETag is another one than `last_etag`,
+    /// else when it changes, and after a minute as it is. Tried once.
+    pub(super) async fn wait_for_change(&self, key: &str, last_etag: &str) -> Result<Tagged, MetadataError> {
+        let mut url = self.address.clone();
+        url.query_pairs_mut()
+            .append_pair("wait_for_change", "true")
+            .append_pair("timeout_sec", "60")
+            .append_pair("last_etag", last_etag);
+        let path = format!("/computeMetadata/v1/{key}?{}", url.query().unwrap_or_default());
+        self.ask(&path, TRY_TO_WAIT).await
+    }
+
     /// The body at `path`, tried again for as long as `wait` while there is hope.
     async fn get(&self, path: &str, wait: Duration) -> Result<String, MetadataError> {
         let deadline = Instant::now() + wait;
@@ -142,6 +164,11 @@ impl Metadata {
     }
 
     async fn get_once(&self, path: &str, deadline: Instant) -> Result<String, MetadataError> {
+        let left = deadline.saturating_duration_since(Instant::now()).min(TRY);
+        Ok(self.ask(path, left).await?.value)
+    }
+
+    async fn ask(&self, path: &str, patience: Duration) -> Result<Tagged, MetadataError> {
         // Not its own address: the query of an identity token names the callback, whose path is a capability.
         let unreachable = |source: reqwest::Error| MetadataError::Unreachable {
             address: self.address.clone(),
@@ -152,8 +179,7 @@ impl Metadata {
             .address
             .join(path)
             .map_err(|error| MetadataError::Undecodable { path: path.to_owned(), why: error.to_string() })?;
-        let left = deadline.saturating_duration_since(Instant::now()).min(TRY);
-        let request = self.client.get(url).header("Metadata-Flavor", "Google").timeout(left);
+        let request = self.client.get(url).header("Metadata-Flavor", "Google").timeout(patience);
         let mut response = request.send().await.map_err(unreachable)?;
 
         if response.headers().get("Metadata-Flavor").is_none_or(|flavor| flavor != "Google") {
@@ -162,6 +188,7 @@ impl Metadata {
         if response.status() != StatusCode::OK {
             return Err(MetadataError::Status { status: response.status(), path: shown() });
         }
+        let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             body.extend_from_slice(&chunk);
@@ -169,8 +196,9 @@ impl Metadata {
                 return Err(MetadataError::Undecodable { path: shown(), why: "it does not end".to_owned() });
             }
         }
-        String::from_utf8(body)
-            .map_err(|error| MetadataError::Undecodable { path: shown(), why: error.to_string() })
+        let value = String::from_utf8(body)
+            .map_err(|error| MetadataError::Undecodable { path: shown(), why: error.to_string() })?;
+        Ok(Tagged { value, etag })
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod credential;
 mod metadata;
+pub mod notices;
 mod token;
 
 use reqwest::{Client, Method, RequestBuilder, Url};

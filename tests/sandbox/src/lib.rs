@@ -191,6 +191,11 @@ impl Sandbox {
         self.cloud.requests.all()
     }
 
+    /// Waits until this stood in the lines of so many requests; those that came before count.
+    pub async fn requested(&self, times: usize, text: &str) {
+        self.cloud.requests.wait(times, text).await;
+    }
+
     /// What came in that nobody should have sent; empty after a good run.
     #[must_use]
     pub fn complaints(&self) -> Vec<String> {

@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::callback::PlainCallback;
@@ -121,15 +122,20 @@ fn line(request: &Request) -> String {
 
 /// Every request, a line each.
 #[derive(Debug, Default)]
-pub(crate) struct Requests(Mutex<Vec<String>>);
+pub(crate) struct Requests(watch::Sender<Vec<String>>);
 
 impl Requests {
     fn record(&self, request: &Request) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line(request));
+        self.0.send_modify(|lines| lines.push(line(request)));
     }
 
     pub(crate) fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().clone()
+    }
+
+    pub(crate) async fn wait(&self, times: usize, text: &str) {
+        let enough = |lines: &Vec<String>| lines.iter().filter(|line| line.contains(text)).count() >= times;
+        self.0.subscribe().wait_for(enough).await.expect("the sender is here");
     }
 }
 
