@@ -24,7 +24,7 @@ use crate::{
     progress::{Phase, Progress, Watcher},
     report::{Image, Logs, Reason},
     settings::{Budgets, Settings},
-    supervise::{self, Bounds, End, Ended, OutputTask, Stop, Verdict},
+    supervise::{self, Bounds, End, Ended, OutputOf, OutputTask, Stop, Verdict},
 };
 
 /// The label by which a run's container is found again.
@@ -33,6 +33,8 @@ const RUN_LABEL: &str = "longrun.run-id";
 const CREATE_SHOWS: Duration = Duration::from_millis(200);
 /// For a start that an agent before this one asked for, or whose answer was lost, to show.
 const START_SHOWS: Duration = Duration::from_secs(2);
+/// For the rest of the log to be read after the job's end. The Engine reads gigabytes of its own log in that.
+const LOG_DRAIN: Duration = Duration::from_secs(5 * 60);
 
 /// Takes a job from its command to its end.
 pub(crate) struct Attempt<'a> {
@@ -93,9 +95,7 @@ impl Attempt<'_> {
 
         let bounds = Bounds { timeout, grace: job.grace, engine: settings.budgets.engine };
         let end = supervise::supervise(container, exit, bounds, self.stop, watcher).await;
-        if let Some(output) = output {
-            self.seen.logs = output.finish(self.seen.logs.unavailable.take()).await;
-        }
+        self.seen.logs = output.finish(LOG_DRAIN).await;
         Ok(self.judge(container, job, end, &memory).await)
     }
 
@@ -167,7 +167,7 @@ impl Attempt<'_> {
 
     /// Starts the container with its end and its output already asked for. One that was started before is
     /// taken over, and never started again: whenever it may have been, that is looked at first.
-    async fn start(&mut self, claim: &Claim, job: &Job) -> Result<(Exit, Option<OutputTask>), Verdict> {
+    async fn start(&mut self, claim: &Claim, job: &Job) -> Result<(Exit, OutputTask), Verdict> {
         let wait = self.budgets().engine;
         let deadline = Instant::now() + wait;
         let container = claim.container();
@@ -187,7 +187,7 @@ impl Attempt<'_> {
             match container.start().await {
                 Ok(()) => {
                     self.seen.started_at = Some(SystemTime::now());
-                    return Ok((exit, Some(output)));
+                    return Ok((exit, output));
                 }
                 Err(error) if error.is_away() && Instant::now() < deadline => {
                     tracing::warn!(error = http::chain(&error), "whether the job started is not known");
@@ -209,30 +209,30 @@ impl Attempt<'_> {
         Ok(state.started_at.is_some().then_some(state))
     }
 
-    /// Joins a job that was started before. To a container that has ended nothing is attached: the Engine
-    /// would keep that stream open for ever.
+    /// Joins a job that was started before. Nothing is attached: the log is read from its beginning, and the
+    /// Engine would keep a stream that is attached to an ended container open for ever.
     async fn take_over(
         &mut self,
         container: &Container,
         job: &Job,
         state: &ContainerState,
-    ) -> Result<(Exit, Option<OutputTask>), EngineError> {
+    ) -> Result<(Exit, OutputTask), EngineError> {
         tracing::warn!(container = container.id, "the job was started before; taking it over");
         (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
         self.seen.started_at = state.started_at;
-        let missing = "the job ran before this agent listened; what it wrote until then is not here";
-        self.seen.logs.unavailable = Some(missing.to_owned());
-        let wait = self.budgets().engine;
-        let output = match state.running {
-            true => Some(patiently(wait, EngineError::is_away, || self.attach(container, job)).await?),
-            false => None,
-        };
-        Ok((patiently(wait, EngineError::is_away, || container.not_running()).await?, output))
+        let output = OutputTask::taking_over(self.output_of(container, job), self.watcher);
+        let exit = patiently(self.budgets().engine, EngineError::is_away, || container.not_running()).await?;
+        Ok((exit, output))
     }
 
     async fn attach(&self, container: &Container, job: &Job) -> Result<OutputTask, EngineError> {
         let reader = container.attach(job.command.tty).await?;
-        Ok(OutputTask::spawn(reader, job.log_tail, self.watcher))
+        Ok(OutputTask::attached(reader, self.output_of(container, job), self.watcher))
+    }
+
+    fn output_of(&self, container: &Container, job: &Job) -> OutputOf {
+        let (container, tty) = (container.clone(), job.command.tty);
+        OutputOf { container, tty, tail: job.log_tail, engine: self.budgets().engine }
     }
 
     /// The Engine leaves the code that a shell would give (126, 127) in the container's state; its other

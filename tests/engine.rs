@@ -108,12 +108,72 @@ async fn a_name_that_is_taken_by_a_create_under_way_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_log_that_was_cut_off_is_told_as_not_whole() {
+async fn a_log_whose_stream_is_cut_is_read_on_from_the_engines_own() {
+    let command = "docker run IMAGE lines 100 100 eprint oops pause 500 lines 100 100 pause 1500 print late";
+    // A stream that ends between two pieces, one that breaks within one, and one that breaks again and again.
+    for cuts in [
+        &[("/attach", Fault::CutBody)][..],
+        &[("/attach", Fault::CutAfter(1234))],
+        &[
+            ("/attach", Fault::CutAfter(12345)),
+            ("/logs", Fault::Close),
+            ("/logs", Fault::CutBody),
+            ("/logs", Fault::CutAfter(2345)),
+            ("/logs", Fault::CutAfter(13456)),
+        ],
+    ] {
+        let report = told_through(&EngineProxy::start(cuts), command).await;
+        let logs = &report["logs"];
+        assert_eq!(
+            (&logs["lines"], &logs["bytes"], &logs["unavailable"]),
+            (&202.into(), &20210.into(), &serde_json::Value::Null),
+            "{cuts:?}: {logs:#}"
+        );
+        assert!(logs["tail"].as_str().is_some_and(|tail| tail.ends_with("x\nlate\n")), "{cuts:?}: {logs:#}");
+    }
+}
+
+#[tokio::test]
+async fn a_terminals_log_whose_stream_is_cut_is_read_on_too() {
+    let engine = EngineProxy::start(&[("/attach", Fault::CutAfter(5))]);
+    let report = told_through(&engine, "docker run -t IMAGE print early pause 1500 print late").await;
+    assert_eq!(report["logs"]["tail"], "early\r\nlate\r\n", "{report:#}");
+    assert_eq!(report["logs"]["unavailable"], serde_json::Value::Null);
+}
+
+#[tokio::test]
+async fn a_log_that_is_cut_and_that_the_engine_rotates_is_told_as_not_exact() {
+    for driver in ["local", "json-file"] {
+        let engine = EngineProxy::start(&[("/attach", Fault::CutAfter(1000))]);
+        let command =
+            format!("docker run --log-driver {driver} --log-opt max-size=1k --log-opt max-file=2 IMAGE");
+        let report = told_through(&engine, &format!("{command} lines 20 100 pause 1500 print late")).await;
+        let logs = &report["logs"];
+        let why = logs["unavailable"].as_str().unwrap_or_default();
+        assert!(why.starts_with("the log stream broke at 20"), "{logs:#}");
+        assert!(why.contains(&format!(
+            "may be missing or repeated, because the Engine's own log (driver {driver})"
+        )));
+        assert!(logs["tail"].as_str().is_some_and(|tail| tail.ends_with("late\n")), "{logs:#}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_cut_and_that_the_engine_does_not_keep_is_listened_to_again_and_told() {
     let engine = EngineProxy::start(&[("/attach", Fault::CutBody)]);
-    let report = told_through(&engine, "docker run IMAGE pause 1500 print late").await;
-    let missing = "the log stream ended before the job did; what it wrote later is not here";
-    assert_eq!(report["logs"]["unavailable"], missing, "{report:#}");
-    assert_eq!(report["reason"], "Completed");
+    let command = "docker run --log-driver none IMAGE print early pause 2500 print late";
+    let logs = told_through(&engine, command).await["logs"].clone();
+    assert_eq!((&logs["tail"], engine.count("/attach")), (&"late\n".into(), 2), "{logs:#}");
+    let why = logs["unavailable"].as_str().unwrap_or_default();
+    assert!(why.contains("what the job wrote until it was listened to again is not here"), "{why}");
+    assert!(why.contains("configured logging driver does not support reading"), "{why}");
+}
+
+#[tokio::test]
+async fn the_engines_own_log_is_not_read_at_the_ordinary_end_of_a_job() {
+    let engine = EngineProxy::start(&[]);
+    let report = told_through(&engine, "docker run IMAGE print hello pause 1500 print bye").await;
+    assert_eq!((&report["logs"]["lines"], engine.count("/logs")), (&2.into(), 0), "{report:#}");
 }
 
 #[tokio::test]

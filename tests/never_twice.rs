@@ -5,27 +5,29 @@
 mod machinery;
 
 use machinery::{Agent, Callback, GIVEN, Given, docker, start};
+use serde_json::Value;
 
 #[tokio::test]
 async fn an_agent_that_is_killed_takes_the_running_job_over() {
-    let (agent, container) = running("docker run IMAGE pause 1000 print late exit 3").await;
+    let (agent, container) = running("docker run IMAGE print early pause 1000 print late exit 3").await;
     let mut agent = agent.killed_and_started_again().await;
     let took_over = agent.says("the job was started before; taking it over").await;
     assert_eq!(took_over["container"], container);
     let report = agent.ended().await.report();
     assert_eq!((&report["reason"], &report["exitCode"]), (&"Error".into(), &3.into()), "{report:#}");
     assert_eq!(report["attempts"].as_array().map(Vec::len), Some(1));
-    assert_eq!(report["logs"]["tail"], "late\n");
+    assert_eq!(report["logs"]["tail"], "early\nlate\n", "{report:#}");
+    assert_eq!((&report["logs"]["bytes"], &report["logs"]["unavailable"]), (&11.into(), &Value::Null));
 }
 
 #[tokio::test]
 async fn a_job_that_ended_while_no_agent_ran_is_told_and_not_run_again() {
-    let (agent, container) = running("docker run IMAGE pause 200 exit 4").await;
+    let (agent, container) = running("docker run IMAGE pause 200 write hello exit 4").await;
     let agent = agent.killed_and_started_after(|| docker(&["wait", &container])).await;
     let report = agent.ended().await.report();
     assert_eq!(report["exitCode"], 4, "{report:#}");
-    let missing = "the job ran before this agent listened; what it wrote until then is not here";
-    assert_eq!(report["logs"]["unavailable"], missing);
+    assert_eq!(report["logs"]["tail"], "hello");
+    assert_eq!((&report["logs"]["lines"], &report["logs"]["unavailable"]), (&1.into(), &Value::Null));
 }
 
 #[tokio::test]

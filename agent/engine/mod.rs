@@ -5,6 +5,7 @@
 //! FACTS says why ("Docker Engine").
 
 mod container;
+mod log_config;
 mod memory;
 mod output;
 mod pull;
@@ -17,6 +18,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
 pub use container::{Container, ContainerState, Exit};
+pub use log_config::LogConfig;
 pub use memory::{MemorySeen, MemoryWatch};
 pub use output::{Output, OutputReader};
 pub use pull::{PullError, RegistryAuth};
@@ -185,10 +187,10 @@ impl Engine {
 }
 
 /// Calls again and again while the error is one that `may_pass`, for as long as `wait`.
-pub(crate) async fn patiently<T>(
+pub(crate) async fn patiently<T, F: Future<Output = Result<T, EngineError>>>(
     wait: Duration,
     may_pass: impl Fn(&EngineError) -> bool,
-    call: impl AsyncFn() -> Result<T, EngineError>,
+    call: impl Fn() -> F,
 ) -> Result<T, EngineError> {
     let deadline = Instant::now() + wait;
     let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));

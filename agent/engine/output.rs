@@ -1,69 +1,82 @@
-//! The container's output as it comes over an attached connection.
+//! The container's output as the Engine sends it: over an attached connection while it is written, or later
+//! from the log that the Engine keeps.
 //!
-//! A reader that stays connected and stops reading blocks the job's writes, and then even kill and inspect
+//! A reader that stays attached and stops reading blocks the job's writes, and then even kill and inspect
 //! hang (FACTS, "Attach can block the job"). So the reader is a task of its own that awaits nothing but the
 //! socket, and hands each piece to a function that does not wait.
 //!
 //! With a terminal the stream is the job's bytes. Without, each piece has a header of eight bytes: stream (1
 //! is stdout, 2 is stderr), three zeros, length as big-endian u32.
 
-use reqwest::Upgraded;
-use tokio::{io::AsyncReadExt, sync::oneshot};
+use std::{error::Error, ops::ControlFlow};
 
-use crate::progress::Stream;
+use reqwest::{Response, Upgraded};
+use tokio::io::AsyncReadExt;
+
+use crate::{http, progress::Stream};
 
 /// Read at once: the Engine copies in pieces of 32 KiB.
 const BUFFER: usize = 64 << 10;
 const HEADER: usize = 8;
 
-/// An attached container's output.
+/// A container's output.
 #[derive(Debug)]
 pub struct OutputReader {
-    socket: Upgraded,
+    source: Source,
     frames: Frames,
+}
+
+/// Where the bytes come from.
+#[derive(Debug)]
+enum Source {
+    /// An attached connection, and the buffer for what is read from it.
+    Attached(Upgraded, Vec<u8>),
+    /// The log that the Engine keeps: the body of an ordinary answer, which has buffers of its own.
+    Kept(Response),
 }
 
 /// How reading ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// The Engine closed the stream: everything was read.
-    Whole,
-    /// The stream broke, or it was cut because it did not end.
+    /// The Engine closed the stream, and not in the middle of a piece.
+    Closed,
+    /// The stream broke.
     Broken(String),
 }
 
 impl OutputReader {
-    pub(super) fn new(socket: Upgraded, tty: bool) -> Self {
-        let frames = if tty { Frames::Raw } else { Frames::Header { bytes: [0; HEADER], have: 0 } };
-        Self { socket, frames }
+    pub(super) fn attached(socket: Upgraded, tty: bool) -> Self {
+        Self { source: Source::Attached(socket, vec![0; BUFFER]), frames: Frames::new(tty) }
     }
 
-    /// Reads to the end, or until `cut` fires.
-    pub async fn read(
-        mut self,
-        mut cut: oneshot::Receiver<()>,
-        mut take: impl FnMut(Stream, &[u8]),
-    ) -> Output {
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let read = tokio::select! {
-                // Data first: what is there is taken before a cut is seen.
-                biased;
-                read = self.socket.read(&mut buffer) => read,
-                _ = &mut cut => return Output::Broken("the log stream did not end with the job".to_owned()),
-            };
-            match read {
-                Ok(0) if self.frames.is_between() => return Output::Whole,
-                Ok(0) => return Output::Broken("the log stream broke in the middle of a piece".to_owned()),
-                Ok(length) => {
-                    if let Err(why) = self.frames.feed(&buffer[..length], &mut take) {
-                        return Output::Broken(why);
-                    }
-                }
-                Err(error) => return Output::Broken(format!("the log stream broke: {error}")),
-            }
+    pub(super) fn kept(answer: Response, tty: bool) -> Self {
+        Self { source: Source::Kept(answer), frames: Frames::new(tty) }
+    }
+
+    /// Takes what comes next, or tells how the stream ended. Dropped halfway, it has taken nothing.
+    pub async fn read(&mut self, take: &mut impl FnMut(Stream, &[u8])) -> ControlFlow<Output> {
+        let Self { source, frames } = self;
+        let fed = match source {
+            Source::Attached(socket, buffer) => match socket.read(buffer).await {
+                Ok(0) => return ControlFlow::Break(frames.closed()),
+                Ok(length) => frames.feed(&buffer[..length], take),
+                Err(error) => Err(broke(&error)),
+            },
+            Source::Kept(answer) => match answer.chunk().await {
+                Ok(None) => return ControlFlow::Break(frames.closed()),
+                Ok(Some(chunk)) => frames.feed(&chunk, take),
+                Err(error) => Err(broke(&error)),
+            },
+        };
+        match fed {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(why) => ControlFlow::Break(Output::Broken(why)),
         }
     }
+}
+
+fn broke(error: &dyn Error) -> String {
+    format!("the log stream broke: {}", http::chain(error))
 }
 
 /// Where in the stream of frames the reader is.
@@ -78,7 +91,18 @@ enum Frames {
 }
 
 impl Frames {
-    /// Whether the stream may end here.
+    fn new(tty: bool) -> Self {
+        if tty { Self::Raw } else { Self::Header { bytes: [0; HEADER], have: 0 } }
+    }
+
+    /// What it means that the stream ends here.
+    fn closed(&self) -> Output {
+        match self.is_between() {
+            true => Output::Closed,
+            false => Output::Broken("the log stream broke in the middle of a piece".to_owned()),
+        }
+    }
+
     fn is_between(&self) -> bool {
         match self {
             Self::Raw => true,

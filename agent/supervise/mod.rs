@@ -12,7 +12,7 @@ use std::{pin::pin, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 
-pub(crate) use output::OutputTask;
+pub(crate) use output::{OutputOf, OutputTask};
 pub use stop::{Stop, StopHandle, stop};
 pub(crate) use verdict::Ended;
 pub use verdict::Verdict;

@@ -1,84 +1,313 @@
-//! The job's output on its way from the Engine into the tail.
+//! The job's output on its way from the Engine into the tail, whatever happens to its stream.
+//!
+//! It is attached to while all goes well, which costs little and misses nothing. What an attached connection
+//! that breaks (Docker restarts) or an agent that is killed missed is read from the log that the Engine
+//! keeps: from its beginning, without what was taken before. Where the Engine drops the beginning of a long
+//! log, it is read from the moment of the break on, and where it keeps none, the container is attached to
+//! once more; the report says then what may be missing.
 //!
 //! Leaves out the wire, which is `engine::output`'s.
 
-use std::time::Duration;
+use std::{
+    ops::ControlFlow,
+    time::{Duration, SystemTime},
+};
 
+use reqwest::StatusCode;
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
-    engine::{Output, OutputReader},
-    logs::Tail,
+    backoff,
+    engine::{Container, EngineError, LogConfig, Output, OutputReader, patiently},
+    http,
+    logs::{Replay, Tail},
     progress::{Progress, Stream, Watcher},
     report::Logs,
 };
 
-/// For the log to end after the job did: the Engine closes it within half a second (FACTS).
+/// For the next byte of the log to come after the job's end: the Engine closes it within half a second (FACTS).
 const DRAIN: Duration = Duration::from_secs(10);
 /// A log that ends so long before the job was cut off; the two ends of a good one come together.
 const EARLY: Duration = Duration::from_secs(1);
+/// Between two readings of the Engine's log.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Whose output it is, and how it is read.
+#[derive(Debug)]
+pub(crate) struct OutputOf {
+    /// The job's container.
+    pub(crate) container: Container,
+    /// Whether it has a terminal.
+    pub(crate) tty: bool,
+    /// How many of the last bytes are kept.
+    pub(crate) tail: usize,
+    /// Longest absence of the Engine.
+    pub(crate) engine: Duration,
+}
 
 /// A container's output on its way into the tail.
 #[derive(Debug)]
 pub(crate) struct OutputTask {
-    task: JoinHandle<Followed>,
-    cut: oneshot::Sender<()>,
-}
-
-/// What was read of an output, and when that ended.
-#[derive(Debug)]
-struct Followed {
-    tail: Tail,
-    output: Output,
-    ended: Instant,
+    task: JoinHandle<Logs>,
+    /// Tells the task that the job ended, and until when it may read.
+    job_ended: oneshot::Sender<Instant>,
 }
 
 impl OutputTask {
-    /// Reads from now on, in a task of its own: nothing else may keep the reader from its socket.
-    pub(crate) fn spawn(reader: OutputReader, tail: usize, watcher: &Watcher) -> Self {
-        let (cut, cut_asked) = oneshot::channel();
-        let (mut tail, watcher) = (Tail::new(tail), Watcher::clone(watcher));
-        let task = tokio::spawn(async move {
-            let take = |stream: Stream, piece: &[u8]| {
-                tail.push(piece);
-                watcher(Progress::Output(stream, piece));
-            };
-            let output = reader.read(cut_asked, take).await;
-            Followed { tail, output, ended: Instant::now() }
-        });
-        Self { task, cut }
+    /// Reads on from now, in a task of its own: nothing else may keep the reader from its socket.
+    pub(crate) fn attached(reader: OutputReader, of: OutputOf, watcher: &Watcher) -> Self {
+        Self::spawn(Some(reader), of, watcher)
     }
 
-    /// What was read, now that the job ended. A stream that does not end then is cut. `missing` says what is
-    /// not there for another reason.
-    pub(crate) async fn finish(self, missing: Option<String>) -> Logs {
-        let job_ended = Instant::now();
-        let mut task = self.task;
-        let done = match timeout(DRAIN, &mut task).await {
-            Ok(done) => done,
-            Err(_) => {
-                // The task may have just ended by itself.
-                let _ = self.cut.send(());
-                task.await
-            }
-        };
-        let Followed { tail, output, ended } = match done {
-            Ok(done) => done,
-            Err(error) => return Logs { unavailable: Some(error.to_string()), ..Logs::default() },
-        };
-        let broken = match output {
-            Output::Whole if job_ended.saturating_duration_since(ended) > EARLY => {
-                Some("the log stream ended before the job did; what it wrote later is not here".to_owned())
-            }
-            Output::Whole => None,
-            Output::Broken(why) => Some(why),
-        };
-        let (text, truncated_bytes) = tail.text();
-        let (bytes, lines) = (tail.bytes(), tail.lines());
-        Logs { tail: text, bytes, lines, truncated_bytes, unavailable: missing.or(broken), ..Logs::default() }
+    /// Reads the log of a job that was started before, running or not, from the beginning.
+    pub(crate) fn taking_over(of: OutputOf, watcher: &Watcher) -> Self {
+        Self::spawn(None, of, watcher)
     }
+
+    fn spawn(reader: Option<OutputReader>, of: OutputOf, watcher: &Watcher) -> Self {
+        let (job_ended, seen) = oneshot::channel();
+        let taken = Taken::new(of.tail, Watcher::clone(watcher));
+        let follower = Follower { of, taken, patience: Patience::new(seen), kept: None, broke_at: None };
+        Self { task: tokio::spawn(follower.follow(reader)), job_ended }
+    }
+
+    /// What was read, now that the job ended. What does not come `within` this time, or after a silence of
+    /// [`DRAIN`], is told as missing.
+    pub(crate) async fn finish(self, within: Duration) -> Logs {
+        // A task that gave up does not listen.
+        let _ = self.job_ended.send(Instant::now() + within);
+        self.task
+            .await
+            .unwrap_or_else(|error| Logs { unavailable: Some(error.to_string()), ..Logs::default() })
+    }
+}
+
+/// Reads to the end of the log, from one stream after the other.
+struct Follower {
+    of: OutputOf,
+    taken: Taken,
+    patience: Patience,
+    /// The Engine's own log, once it was asked for.
+    kept: Option<Kept>,
+    /// When a stream broke for the first time; never if the first one was the Engine's own log.
+    broke_at: Option<SystemTime>,
+}
+
+impl Follower {
+    async fn follow(mut self, attached: Option<OutputReader>) -> Logs {
+        let missing = self.read_to_the_end(attached).await.err();
+        let unavailable = missing.or_else(|| self.doubt());
+        Logs { unavailable, ..self.taken.into_logs() }
+    }
+
+    /// `Err` says why the rest is missing.
+    async fn read_to_the_end(&mut self, attached: Option<OutputReader>) -> Result<(), String> {
+        let mut pauses = backoff::delays(SHORTEST_PAUSE, LONGEST_PAUSE);
+        let mut reader = match attached {
+            Some(reader) => reader,
+            None => self.reopen(None).await?,
+        };
+        loop {
+            let output = self.read(reader).await?;
+            let broke_at = SystemTime::now();
+            let why = match output {
+                // The Engine's log must not be read at the ordinary end of a job: a long one costs it minutes.
+                Output::Closed if self.patience.job_ends_within(EARLY).await => return Ok(()),
+                Output::Closed => "the log stream ended before the job did".to_owned(),
+                Output::Broken(why) => why,
+            };
+            tracing::warn!(why, "reading on from the Engine's own log");
+            self.broke_at.get_or_insert(broke_at);
+            self.patience.pause(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+            reader = self.reopen(Some(broke_at)).await?;
+        }
+    }
+
+    /// Reads one stream to its end; `Err` if it does not come to it in time.
+    async fn read(&mut self, mut reader: OutputReader) -> Result<Output, String> {
+        let Self { taken, patience, .. } = self;
+        let mut take = |stream: Stream, piece: &[u8]| taken.take(stream, piece);
+        loop {
+            // In no order: a stream that never pauses must see the end of patience too.
+            tokio::select! {
+                read = reader.read(&mut take) => match read {
+                    ControlFlow::Continue(()) => patience.heard(),
+                    ControlFlow::Break(output) => return Ok(output),
+                },
+                () = patience.over() => return Err(too_late()),
+            }
+        }
+    }
+
+    /// Opens the next stream.
+    async fn reopen(&mut self, broke_at: Option<SystemTime>) -> Result<OutputReader, String> {
+        let Self { of, taken, patience, .. } = self;
+        let reopened = tokio::select! {
+            reopened = of.reopen(broke_at, taken) => reopened,
+            () = patience.over() => return Err(too_late()),
+        };
+        let (reader, kept) = reopened.map_err(|error| http::chain(&error))?;
+        match kept {
+            Kept::Whole(_) => taken.replay.start_over(),
+            Kept::Rest(_) | Kept::Nothing(_) => taken.replay.go_on(),
+        }
+        self.kept = Some(kept);
+        Ok(reader)
+    }
+
+    /// What is not certain of a log that was read to its end.
+    fn doubt(&self) -> Option<String> {
+        let when = match self.broke_at {
+            Some(moment) => format!("the log stream broke at {}", humantime::format_rfc3339_millis(moment)),
+            None => "the job was taken over".to_owned(),
+        };
+        match self.kept.as_ref()? {
+            Kept::Nothing(why) => {
+                Some(format!("{when}; what the job wrote until it was listened to again is not here: {why}"))
+            }
+            Kept::Whole(config) | Kept::Rest(config) if !self.taken.is_kept_by(config) => Some(format!(
+                "{when}; lines from around then on may be missing or repeated, because the Engine's own log \
+                 (driver {}) does not surely have all of them",
+                config.driver
+            )),
+            Kept::Whole(_) | Kept::Rest(_) if self.taken.replay.is_exact() => None,
+            Kept::Whole(_) | Kept::Rest(_) => {
+                Some(format!("{when}; lines from around then may be missing or repeated"))
+            }
+        }
+    }
+}
+
+/// What the Engine has of a log that is not attached to any more.
+enum Kept {
+    /// All of it, so that it is read from its beginning.
+    Whole(LogConfig),
+    /// Its end, so that it is read from the moment on at which the last stream broke.
+    Rest(LogConfig),
+    /// Nothing that can be read, and why.
+    Nothing(String),
+}
+
+impl OutputOf {
+    /// The Engine's log; or the output from now on, if the Engine cannot read what its log driver writes.
+    async fn reopen(
+        &self,
+        broke_at: Option<SystemTime>,
+        taken: &Taken,
+    ) -> Result<(OutputReader, Kept), EngineError> {
+        let Self { container, tty, engine, .. } = self;
+        let config = patiently(*engine, EngineError::may_pass, || container.log_config()).await?;
+        let since = broke_at.filter(|_| !taken.is_kept_by(&config));
+        let kept = if since.is_some() { Kept::Rest } else { Kept::Whole };
+        let unreadable = match patiently(*engine, may_be_read_later, || container.logs(*tty, since)).await {
+            Ok(reader) => return Ok((reader, kept(config))),
+            Err(error) if is_unreadable(&error) => error,
+            Err(error) => return Err(error),
+        };
+        // To a container that has ended the stream would stay open.
+        if !super::state_in(container, *engine).await?.running {
+            return Err(unreadable);
+        }
+        let reader = patiently(*engine, EngineError::is_away, || container.attach(*tty)).await?;
+        Ok((reader, Kept::Nothing(http::chain(&unreadable))))
+    }
+}
+
+/// Everything that was taken so far.
+struct Taken {
+    tail: Tail,
+    replay: Replay,
+    watcher: Watcher,
+}
+
+impl Taken {
+    fn new(tail: usize, watcher: Watcher) -> Self {
+        Self { tail: Tail::new(tail), replay: Replay::default(), watcher }
+    }
+
+    fn take(&mut self, stream: Stream, piece: &[u8]) {
+        let fresh = self.replay.fresh(stream, piece);
+        if !fresh.is_empty() {
+            self.tail.push(fresh);
+            (self.watcher)(Progress::Output(stream, fresh));
+        }
+    }
+
+    fn is_kept_by(&self, config: &LogConfig) -> bool {
+        config.keeps(self.tail.bytes(), self.tail.lines())
+    }
+
+    fn into_logs(self) -> Logs {
+        let (tail, truncated_bytes) = self.tail.text();
+        let (bytes, lines) = (self.tail.bytes(), self.tail.lines());
+        Logs { tail, bytes, lines, truncated_bytes, ..Logs::default() }
+    }
+}
+
+/// How long reading may take: as long as the job, and within bounds after its end.
+struct Patience {
+    job_ended: oneshot::Receiver<Instant>,
+    /// The end of it, once the job ended.
+    deadline: Option<Instant>,
+    /// When the last byte came, or the job ended.
+    heard: Instant,
+}
+
+impl Patience {
+    fn new(job_ended: oneshot::Receiver<Instant>) -> Self {
+        Self { job_ended, deadline: None, heard: Instant::now() }
+    }
+
+    fn heard(&mut self) {
+        if self.deadline.is_some() {
+            self.heard = Instant::now();
+        }
+    }
+
+    /// Returns when there is none left.
+    async fn over(&mut self) {
+        let deadline = self.job_ended().await;
+        sleep_until(deadline.min(self.heard + DRAIN)).await;
+    }
+
+    /// Waits, but for no longer than the job runs or patience lasts.
+    async fn pause(&mut self, pause: Duration) {
+        // Either end of the wait is good.
+        let _ = match self.deadline {
+            None => timeout(pause, self.job_ended()).await.map(drop),
+            Some(_) => timeout(pause, self.over()).await,
+        };
+    }
+
+    async fn job_ends_within(&mut self, time: Duration) -> bool {
+        timeout(time, self.job_ended()).await.is_ok()
+    }
+
+    /// The deadline, as soon as the job ended. Where nobody waits for the log any more, that is now.
+    async fn job_ended(&mut self) -> Instant {
+        if let Some(deadline) = self.deadline {
+            return deadline;
+        }
+        let deadline = (&mut self.job_ended).await.unwrap_or_else(|_| Instant::now());
+        self.heard = Instant::now();
+        *self.deadline.insert(deadline)
+    }
+}
+
+fn too_late() -> String {
+    "the rest of the log did not come in time after the job's end".to_owned()
+}
+
+fn may_be_read_later(error: &EngineError) -> bool {
+    error.may_pass() && !is_unreadable(error)
+}
+
+/// Whether it is the Engine's answer for a log driver such as `none`, which keeps nothing or cannot read it.
+fn is_unreadable(error: &EngineError) -> bool {
+    error.status() == Some(StatusCode::NOT_IMPLEMENTED)
 }

@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     LoseAnswer,
     /// The Engine has it, and the connection closes after the answer's head.
     CutBody,
+    /// The Engine has it, and the connection closes after the answer's head and so many bytes.
+    CutAfter(u64),
     /// The Engine never has it, and this is the answer.
     Say(&'static str),
 }
@@ -72,21 +74,21 @@ async fn serve(mut client: UnixStream, faults: Faults, seen: Arc<Mutex<Vec<Strin
     match fault {
         Some(Fault::Close) => return Ok(()),
         Some(Fault::Say(answer)) => return client.write_all(answer.as_bytes()).await,
-        Some(Fault::LoseAnswer | Fault::CutBody) | None => {}
+        Some(Fault::LoseAnswer | Fault::CutBody | Fault::CutAfter(_)) | None => {}
     }
     let mut engine = UnixStream::connect(super::engine_socket()).await?;
     if request.contains("Upgrade:") || request.contains("upgrade:") {
         engine.write_all(request.as_bytes()).await?;
         return match fault {
             None => copy_bidirectional(&mut client, &mut engine).await.map(drop),
-            Some(_) => forward_head(&mut engine, &mut client).await,
+            Some(fault) => forward_some(&mut engine, &mut client, fault).await,
         };
     }
     let request = request.replacen("\r\n", "\r\nConnection: close\r\n", 1);
     engine.write_all(request.as_bytes()).await?;
     match fault {
         Some(Fault::LoseAnswer) => engine.read(&mut [0; 1]).await.map(drop),
-        Some(_) => forward_head(&mut engine, &mut client).await,
+        Some(fault) => forward_some(&mut engine, &mut client, fault).await,
         None => copy(&mut engine, &mut client).await.map(drop),
     }
 }
@@ -109,10 +111,13 @@ async fn read_request(client: &mut UnixStream) -> std::io::Result<String> {
     }
 }
 
-async fn forward_head(engine: &mut UnixStream, client: &mut UnixStream) -> std::io::Result<()> {
+/// The head of an answer, and as much of its body as the fault lets through.
+async fn forward_some(engine: &mut UnixStream, client: &mut UnixStream, fault: Fault) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(engine.read_u8().await?);
     }
-    client.write_all(&head).await
+    client.write_all(&head).await?;
+    let length = if let Fault::CutAfter(length) = fault { length } else { 0 };
+    copy(&mut engine.take(length), client).await.map(drop)
 }
