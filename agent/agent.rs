@@ -1,4 +1,5 @@
-//! The whole sequence: attributes → job → attempt → report → callback.
+//! The whole sequence: attributes → job → attempts → report → callback, with every step that must not be done
+//! twice in the journal before it is done.
 
 use std::{
     path::Path,
@@ -6,21 +7,27 @@ use std::{
 };
 
 use thiserror::Error;
+use tokio::task::JoinSet;
 
 use crate::{
     attempt::{Attempt, Seen},
-    callback::{self, Undelivered},
-    engine::{Container, EngineError, patiently},
+    backoff,
+    callback::{self, Undelivered, Within},
+    clock::{Clock, Moment},
+    engine::{Engine, EngineError, patiently},
     google::{
         Metadata, MetadataError, Outside, Tokens, Vm,
         credential::{self, Credential},
+        notices::{self, Notice},
     },
     http,
     job::{Attributes, NoCallback, Order},
+    journal::{Journal, Locked, Owner},
+    lifecycle::{Action, Event, Told},
     progress::{Phase, Progress, Watcher},
     report::{self, ApiVersion, Reason, Report},
     settings::{Settings, Source},
-    supervise::{Stop, Verdict},
+    supervise::{Cause, Stop, StopHandle, Verdict},
 };
 
 /// Of a message in the agent's log: on COS a line over 64 KiB ends what is captured (FACTS).
@@ -28,6 +35,10 @@ const MOST_LOGGED: usize = 4 << 10;
 
 /// For the removal of the container: the report is out, and nobody waits for this.
 const TIDY_UP: Duration = Duration::from_secs(30);
+
+/// Between an attempt and the next one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why nobody was told.
 #[derive(Debug, Error)]
@@ -46,6 +57,9 @@ pub enum Failure {
     /// There is nobody to tell.
     #[error("there is nobody to tell how the job ends, so nothing was run")]
     NoCallback(#[from] NoCallback),
+    /// Another agent is at it.
+    #[error("nothing was done")]
+    Locked(#[from] Locked),
     /// The agent was stopped before it knew what to do.
     #[error("the agent was told to stop before it knew what to run")]
     StoppedEarly,
@@ -56,59 +70,237 @@ pub enum Failure {
 
 /// Runs the job that this VM was ordered to run, and tells the callback how it ended.
 pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Result<(), Failure> {
-    let (vm, tokens) = tokio::select! {
+    let (vm, metadata) = tokio::select! {
         found = find_order(settings) => found?,
-        () = stop.asked() => return Err(Failure::StoppedEarly),
+        _ = stop.asked() => return Err(Failure::StoppedEarly),
     };
     let mut order = Order::read(&vm.attributes, |path| std::fs::read(path))?;
     let credential = credential_of(&mut order);
-    let run_id = run_id(&vm, &order);
+    let owner = Owner { instance_id: instance_id(&vm).to_owned(), run_id: run_id(&vm, &order) };
     let outside = Outside::new(settings.google_endpoint.clone());
+    let run_id = owner.run_id.clone();
     tracing::info!(run_id, host = order.callback.url.host_str(), "the job is known");
+    warn_of_unexpanded(&order);
+    watcher(Progress::Phase(Phase::Ordered { run_id: &run_id }));
+
+    let journal = Journal::open(&settings.state_dir, owner).await?;
+    let clock = Clock::read();
+    // It ends with this function.
+    let mut watching = JoinSet::new();
+    if let Some(metadata) = metadata.clone() {
+        watching.spawn(watch_for_notices(metadata, stop.handle()));
+    }
+    let tokens = metadata.map_or_else(Tokens::of_desk, Tokens::of_vm);
+    Agent { settings, vm, order, credential, run_id, tokens, outside, clock, journal, stop, watcher }
+        .run()
+        .await
+}
+
+/// An agent that knows its order.
+struct Agent<'a> {
+    settings: &'a Settings,
+    vm: Vm,
+    order: Order,
+    credential: Credential,
+    run_id: String,
+    tokens: Tokens,
+    outside: Outside,
+    clock: Clock,
+    journal: Journal,
+    stop: Stop,
+    watcher: &'a Watcher,
+}
+
+impl Agent<'_> {
+    /// Does what is to be done next, until that is nothing.
+    async fn run(mut self) -> Result<(), Failure> {
+        loop {
+            let event = match self.journal.run().next() {
+                Action::Start => self.attempt(None).await,
+                Action::Rejoin { container, .. } => self.attempt(Some(container)).await,
+                Action::Deliver { report, at } => self.deliver(&report, &at).await?,
+                Action::CleanUp { container, how } => match self.clean_up(&container).await {
+                    Ok(()) => Event::Removed,
+                    Err(error) => {
+                        tracing::warn!(
+                            container,
+                            error = http::chain(&error),
+                            "the container was not removed"
+                        );
+                        return self.finish(how);
+                    }
+                },
+                Action::Finish(how) => return self.finish(how),
+            };
+            self.journal.note(event).await;
+        }
+    }
+
+    /// One attempt, after a pause if one failed before it; `started` is the container of one that is under way.
+    async fn attempt(&mut self, started: Option<String>) -> Event {
+        let paused = match &started {
+            None => self.pause().await,
+            Some(_) => Ok(()),
+        };
+        let (verdict, seen) = match (&self.order.job, paused) {
+            (Err(problems), _) => (invalid(problems, started), Seen::default()),
+            (Ok(_), Err(verdict)) => (verdict, Seen::default()),
+            (Ok(job), Ok(())) => {
+                let Self { settings, tokens, run_id, clock, journal, stop, watcher, .. } = self;
+                let seen = Seen::default();
+                let mut attempt = Attempt { settings, tokens, run_id, clock, journal, stop, watcher, seen };
+                let verdict = attempt.run(job).await.unwrap_or_else(|verdict| verdict);
+                (verdict, attempt.seen)
+            }
+        };
+        self.judge(verdict, seen)
+    }
+
+    /// Waits longer after each failure. A reboot is not one.
+    async fn pause(&mut self) -> Result<(), Verdict> {
+        let failures = self.journal.run().failures();
+        let Some(before) = failures.checked_sub(1) else { return Ok(()) };
+        let pause = backoff::delays(FIRST_PAUSE, LONGEST_PAUSE).nth(before).unwrap_or(LONGEST_PAUSE);
+        tracing::info!(attempt = self.journal.run().attempt(), ?pause, "the job is tried again");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            cause = self.stop.asked() => Err(Verdict::stopped_early(cause)),
+        }
+    }
+
+    /// What follows from an attempt's end.
+    fn judge(&self, verdict: Verdict, seen: Seen) -> Event {
+        let (run, message) = (self.journal.run(), report::cut(&verdict.message, MOST_LOGGED));
+        tracing::info!(attempt = run.attempt(), reason = ?verdict.reason, exit_code = verdict.exit_code, "{message}");
+        match &self.order.job {
+            Ok(job) if run.goes_on_after(&verdict, job) => {
+                Event::Again(record_of(&verdict, &seen, SystemTime::now()))
+            }
+            _ => {
+                (self.watcher)(Progress::Phase(Phase::Ended { message: &verdict.message }));
+                let container = seen.spent.clone();
+                Event::Over {
+                    report: Box::new(self.report_of(verdict, seen)),
+                    at: self.clock.now(),
+                    container,
+                }
+            }
+        }
+    }
+
+    async fn deliver(&mut self, report: &Report, at: &Moment) -> Result<Event, Undelivered> {
+        let within = Within { whole: self.settings.budgets.delivery, spent: at.until(&self.clock.now()) };
+        let Self { order, credential, outside, tokens, stop, .. } = self;
+        let told =
+            callback::deliver(&order.callback, *credential, report, outside, tokens, within, stop).await;
+        match told {
+            Ok(()) => Ok(Event::Told(Told::Accepted)),
+            Err(Undelivered::Gone) => Ok(Event::Told(Told::Gone)),
+            Err(undelivered) => {
+                tracing::warn!(
+                    "the container is left where it is, and the report is left for the next agent"
+                );
+                Err(undelivered)
+            }
+        }
+    }
+
+    /// Removes the container, which nobody needs any more. Until the report was told it is what is left of the
+    /// job, for an agent that is started again.
+    async fn clean_up(&self, container: &str) -> Result<(), EngineError> {
+        let with_volumes = self.order.job.as_ref().is_ok_and(|job| job.command.remove_volumes);
+        let container = Engine::connect(&self.settings.docker_host, TIDY_UP).await?.container(container);
+        match patiently(TIDY_UP, EngineError::is_away, || container.remove(with_volumes)).await {
+            Err(error) if error.status() == Some(reqwest::StatusCode::NOT_FOUND) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn finish(&self, how: Told) -> Result<(), Failure> {
+        match how {
+            Told::Gone => Err(Undelivered::Gone.into()),
+            Told::Accepted => {
+                tracing::info!(run_id = self.run_id, "the report was accepted");
+                (self.watcher)(Progress::Phase(Phase::Reported));
+                Ok(())
+            }
+        }
+    }
+
+    /// The report of a run that ends with this attempt.
+    fn report_of(&self, verdict: Verdict, seen: Seen) -> Report {
+        let mut attempts = self.journal.run().ended().to_vec();
+        if let Some(started_at) = seen.started_at {
+            attempts.push(record_of(&verdict, &seen, started_at));
+        }
+        Report {
+            api_version: ApiVersion::V1,
+            run_id: self.run_id.clone(),
+            outcome: verdict.outcome(),
+            reason: verdict.reason,
+            exit_code: verdict.exit_code,
+            signal: verdict.signal,
+            message: verdict.message,
+            started_at: attempts.first().and_then(|first| first.started_at),
+            finished_at: attempts.last().and_then(|last| last.finished_at),
+            attempts,
+            image: seen.image,
+            logs: seen.logs,
+            result: None,
+            instance: self.vm.instance.clone(),
+        }
+    }
+}
+
+fn record_of(verdict: &Verdict, seen: &Seen, started_at: SystemTime) -> report::Attempt {
+    report::Attempt {
+        reason: verdict.reason,
+        exit_code: verdict.exit_code,
+        signal: verdict.signal.clone(),
+        message: verdict.message.clone(),
+        started_at: Some(seen.started_at.unwrap_or(started_at)),
+        finished_at: seen.finished_at,
+    }
+}
+
+/// Everything that is wrong with the order; and with a job that was started before it was changed.
+fn invalid(problems: &[String], started: Option<String>) -> Verdict {
+    let left = started.map(|id| format!("the job runs on in the container {id}, as it was ordered before"));
+    let problems: Vec<_> = problems.iter().cloned().chain(left).collect();
+    Verdict::without_exit(Reason::InvalidJob, problems.join("\n"))
+}
+
+fn warn_of_unexpanded(order: &Order) {
     if let Ok(job) = &order.job
         && !job.command.unexpanded.is_empty()
     {
         let found = job.command.unexpanded.join(" ");
         tracing::warn!(found, "no shell runs docker-command: this goes to the job as it is");
     }
-    watcher(Progress::Phase(Phase::Ordered { run_id: &run_id }));
-
-    let (tokens, seen) = (&tokens, Seen::default());
-    let mut attempt = Attempt { settings, tokens, run_id: &run_id, stop: &mut stop, watcher, seen };
-    let verdict = match &order.job {
-        Ok(job) => attempt.run(job).await.unwrap_or_else(|verdict| verdict),
-        Err(problems) => Verdict::without_exit(Reason::InvalidJob, problems.join("\n")),
-    };
-    let seen = attempt.seen;
-    let message = report::cut(&verdict.message, MOST_LOGGED);
-    tracing::info!(reason = ?verdict.reason, exit_code = verdict.exit_code, "{message}");
-    watcher(Progress::Phase(Phase::Ended { message: &verdict.message }));
-
-    let container = seen.container.clone();
-    let report = report_of(run_id.clone(), verdict, seen, vm);
-    let within = settings.budgets.delivery;
-    let told =
-        callback::deliver(&order.callback, credential, &report, &outside, tokens, within, &mut stop).await;
-    if let (Some(container), Ok(job)) = (container, &order.job) {
-        clean_up(&container, job.command.remove_volumes, report.reason, &told).await;
-    }
-    told?;
-    tracing::info!(run_id, "the report was accepted");
-    watcher(Progress::Phase(Phase::Reported));
-    Ok(())
 }
 
-async fn find_order(settings: &Settings) -> Result<(Vm, Tokens), Failure> {
+/// The order, and where more is to be learnt of the VM; `None` at a desk.
+async fn find_order(settings: &Settings) -> Result<(Vm, Option<Metadata>), Failure> {
     match &settings.source {
         Source::Metadata(address) => {
             let metadata = Metadata::new(address.clone());
             let vm = metadata.vm(settings.budgets.metadata).await?;
-            Ok((vm, Tokens::of_vm(metadata)))
+            Ok((vm, Some(metadata)))
         }
-        Source::File(path) => {
-            Ok((Vm { attributes: read_job_file(path)?, instance: None }, Tokens::of_desk()))
-        }
+        Source::File(path) => Ok((Vm { attributes: read_job_file(path)?, instance: None }, None)),
     }
+}
+
+/// Passes on what Compute Engine says it is about to do to the VM.
+async fn watch_for_notices(metadata: Metadata, stop: StopHandle) {
+    notices::watch(&metadata, |notice| {
+        tracing::warn!(?notice, "the VM is about to go");
+        stop.ask(match notice {
+            Notice::Preempted => Cause::Preempted,
+            Notice::Stopping => Cause::VmStopping,
+        });
+    })
+    .await;
 }
 
 fn read_job_file(path: &Path) -> Result<Attributes, Failure> {
@@ -135,53 +327,11 @@ fn credential_of(order: &mut Order) -> Credential {
 /// The same for an agent that is started again on the same VM with the same callback, so that it finds its
 /// container and its report is known as the same; and telling nothing of the callback's address.
 fn run_id(vm: &Vm, order: &Order) -> String {
-    let instance = vm.instance.as_ref().map_or("desk", |instance| &instance.id);
-    let text = format!("longrun/v1 {instance} {}", order.callback.url);
+    let text = format!("longrun/v1 {} {}", instance_id(vm), order.callback.url);
     let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn report_of(run_id: String, verdict: Verdict, seen: Seen, vm: Vm) -> Report {
-    let attempt = seen.started_at.map(|started_at: SystemTime| report::Attempt {
-        reason: verdict.reason,
-        exit_code: verdict.exit_code,
-        signal: verdict.signal.clone(),
-        message: verdict.message.clone(),
-        started_at: Some(started_at),
-        finished_at: seen.finished_at,
-    });
-    Report {
-        api_version: ApiVersion::V1,
-        run_id,
-        outcome: verdict.outcome(),
-        reason: verdict.reason,
-        exit_code: verdict.exit_code,
-        signal: verdict.signal,
-        message: verdict.message,
-        started_at: seen.started_at,
-        finished_at: seen.finished_at,
-        attempts: attempt.into_iter().collect(),
-        image: seen.image,
-        logs: seen.logs,
-        result: None,
-        instance: vm.instance,
-    }
-}
-
-/// Removes the container once nobody needs it any more. Until the report is told it is what is left of the
-/// job, for an agent that is started again; and one that may still run, unseen, is not ended by a tidying hand.
-async fn clean_up(container: &Container, with_volumes: bool, reason: Reason, told: &Result<(), Undelivered>) {
-    let untold = matches!(told, Err(Undelivered::Expired { .. } | Undelivered::Stopped { .. }));
-    if untold || reason == Reason::EngineLost {
-        tracing::warn!(container = container.id, "the container is left where it is");
-        return;
-    }
-    let remove = || container.remove(with_volumes);
-    if let Err(error) = patiently(TIDY_UP, EngineError::is_away, remove).await {
-        tracing::warn!(
-            container = container.id,
-            error = http::chain(&error),
-            "the container was not removed"
-        );
-    }
+fn instance_id(vm: &Vm) -> &str {
+    vm.instance.as_ref().map_or("desk", |instance| &instance.id)
 }

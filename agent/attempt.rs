@@ -2,45 +2,49 @@
 //!
 //! A step that fails is a [`Verdict`], not an error: a job that cannot run is reported like one that ran. An
 //! Engine that is away for a moment is waited for at every step, and what it may have done without being able
-//! to say so is looked at before it is asked again.
+//! to say so is looked at before it is asked again. So is what an agent before this one did.
 
 use std::{
     future::Future,
     time::{Duration, SystemTime},
 };
 
-use gcp_auth::TokenProvider;
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
-
 use tokio::time::Instant;
 
 use crate::{
-    engine::{Container, ContainerState, Engine, EngineError, Exit, MemoryWatch, RegistryAuth, patiently},
-    google::{SCOPES, Tokens, credential},
+    clock::{Clock, Moment},
+    engine::{Container, ContainerState, Engine, EngineError, Exit, MemoryWatch, Named, patiently},
+    fetch::fetch_image,
+    google::Tokens,
     http,
-    job::{ContainerCommand, Job, Pull},
+    job::{ContainerCommand, Job},
+    journal::Journal,
+    lifecycle::{Action, Event, Found, Sighting},
     oom_score,
     progress::{Phase, Progress, Watcher},
     report::{Image, Logs, Reason},
     settings::{Budgets, Settings},
-    supervise::{self, Bounds, End, Ended, OutputOf, OutputTask, Stop, Verdict},
+    supervise::{self, Bounds, Cause, OutputOf, OutputTask, Stop, Verdict},
 };
 
-/// The label by which a run's container is found again.
+/// The labels by which a run's container is found again, and what they tell of it where there is no journal.
 const RUN_LABEL: &str = "longrun.run-id";
+const ATTEMPT_LABEL: &str = "longrun.attempt";
+const BOOT_LABEL: &str = "longrun.boot-id";
 /// Between two looks at a create that an agent before this one asked for.
 const CREATE_SHOWS: Duration = Duration::from_millis(200);
 /// For a start that an agent before this one asked for, or whose answer was lost, to show.
 const START_SHOWS: Duration = Duration::from_secs(2);
-/// For the rest of the log to be read after the job's end. The Engine reads gigabytes of its own log in that.
-const LOG_DRAIN: Duration = Duration::from_secs(5 * 60);
 
 /// Takes a job from its command to its end.
 pub(crate) struct Attempt<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) tokens: &'a Tokens,
     pub(crate) run_id: &'a str,
+    pub(crate) clock: &'a Clock,
+    pub(crate) journal: &'a mut Journal,
     pub(crate) stop: &'a mut Stop,
     pub(crate) watcher: &'a Watcher,
     pub(crate) seen: Seen,
@@ -50,53 +54,54 @@ pub(crate) struct Attempt<'a> {
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) image: Option<Image>,
-    pub(crate) container: Option<Container>,
+    /// The container, once it is known not to run and not to start any more.
+    pub(crate) spent: Option<String>,
     pub(crate) started_at: Option<SystemTime>,
     pub(crate) finished_at: Option<SystemTime>,
     pub(crate) logs: Logs,
 }
 
-/// The run's container.
-enum Claim {
-    /// Created just now.
-    New(Container),
-    /// Created by an agent before this one.
-    Found(Container),
+/// The attempt's container before it runs.
+struct Claim {
+    container: Container,
+    /// The attempt that it was created for.
+    attempt: u32,
+    /// Whether somebody may have asked it to start.
+    may_have_started: bool,
 }
 
-impl Claim {
-    fn container(&self) -> &Container {
-        match self {
-            Self::New(container) | Self::Found(container) => container,
-        }
-    }
+/// A container that was started.
+struct Started {
+    container: Container,
+    exit: Exit,
+    output: OutputTask,
+    /// How long ago.
+    run_before: Duration,
+    /// Why an agent before this one was already ending it.
+    stopping: Option<Cause>,
 }
 
 impl Attempt<'_> {
     /// Every step, in order. `Err` is the verdict of a job that did not come to its end.
     pub(crate) async fn run(&mut self, job: &Job) -> Result<Verdict, Verdict> {
-        let command = &job.command;
-        let reference = command.image.to_string();
-        self.seen.image = Some(Image { reference: reference.clone(), digest: None });
-
-        let (settings, tokens, watcher) = (self.settings, self.tokens, self.watcher);
+        self.seen.image = Some(Image { reference: job.command.image.to_string(), digest: None });
+        let settings = self.settings;
         let engine = self.unless_stopped(connect(settings)).await?;
-        let digest = self.unless_stopped(fetch_image(&engine, command, settings, tokens, watcher)).await?;
-        self.seen.image = Some(Image { reference, digest });
-
-        let claim = self.claim(&engine, command).await?;
-        let container = claim.container();
-        let (exit, output) = self.start(&claim, job).await?;
-        let memory = MemoryWatch::start(&container.id, command.cgroup_parent.as_deref());
-        // A job that was taken over has run for a while.
-        let run_before = self.seen.started_at.and_then(|started| started.elapsed().ok()).unwrap_or_default();
-        let timeout = job.timeout.map(|timeout| timeout.saturating_sub(run_before));
-        tracing::info!(container = container.id, time_left = ?timeout, "the job runs");
-
-        let bounds = Bounds { timeout, grace: job.grace, engine: settings.budgets.engine };
-        let end = supervise::supervise(container, exit, bounds, self.stop, watcher).await;
-        self.seen.logs = output.finish(LOG_DRAIN).await;
-        Ok(self.judge(container, job, end, &memory).await)
+        let started = match self.journal.run().next() {
+            Action::Rejoin { container, at, stopping } => {
+                self.rejoin(&engine, job, &container, &at, stopping).await?
+            }
+            _ => None,
+        };
+        let started = match started {
+            Some(started) => started,
+            None => {
+                self.fetch_image(&engine, &job.command).await?;
+                let claim = self.claim(&engine, job).await?;
+                self.start(claim, job).await?
+            }
+        };
+        Ok(self.follow(started, job).await)
     }
 
     fn budgets(&self) -> &Budgets {
@@ -110,90 +115,163 @@ impl Attempt<'_> {
     ) -> Result<T, Verdict> {
         tokio::select! {
             done = step => done,
-            () = self.stop.asked() => {
-                Err(Verdict::without_exit(Reason::Stopped, "the agent was told to stop before the job started"))
-            }
+            cause = self.stop.asked() => Err(Verdict::stopped_early(cause)),
         }
     }
 
-    /// The run's container, with what was known of it before: a new one, or the one that an agent before this
-    /// one created.
-    async fn claim(&mut self, engine: &Engine, command: &ContainerCommand) -> Result<Claim, Verdict> {
-        let body = command.create_body(engine.api());
-        let mut body = body.map_err(|error| Verdict::without_exit(Reason::InvalidJob, error.to_string()))?;
-        body.entry("Labels").or_insert_with(|| json!({}))[RUN_LABEL] = self.run_id.into();
-        oom_score::offer_the_job(&mut body);
+    async fn fetch_image(&mut self, engine: &Engine, command: &ContainerCommand) -> Result<(), Verdict> {
+        let (settings, tokens, watcher) = (self.settings, self.tokens, self.watcher);
+        let digest = self.unless_stopped(fetch_image(engine, command, settings, tokens, watcher)).await?;
+        self.saw_digest(digest);
+        Ok(())
+    }
+
+    fn saw_digest(&mut self, digest: Option<String>) {
+        if let Some(image) = &mut self.seen.image {
+            image.digest = digest;
+        }
+    }
+
+    /// The container that an agent before this one asked to start; `None` if it never did.
+    async fn rejoin(
+        &mut self,
+        engine: &Engine,
+        job: &Job,
+        id: &str,
+        at: &Moment,
+        stopping: Option<Cause>,
+    ) -> Result<Option<Started>, Verdict> {
+        let container = engine.container(id);
+        let digest = engine.image(&job.command.image).await.ok().and_then(|image| image.digest);
+        self.saw_digest(digest);
+        let Some(state) = self.started(&container).await.map_err(|error| engine_lost(&error))? else {
+            self.journal.note(Event::NotStarted).await;
+            return Ok(None);
+        };
+        if !state.running && at.boot_id() != self.clock.boot_id() {
+            return Err(self.rebooted(&container, job, &state, stopping).await);
+        }
+        let run_before = at.until(&self.clock.now());
+        let taken = self.take_over(container, job, &state, run_before, stopping).await;
+        taken.map(Some).map_err(|error| engine_lost(&error))
+    }
+
+    /// The attempt's container: a new one, or the one that an agent before this one created.
+    async fn claim(&mut self, engine: &Engine, job: &Job) -> Result<Claim, Verdict> {
+        let command = &job.command;
+        let body = self.create_body(engine, command)?;
         let name = command.name.clone().unwrap_or_else(|| format!("longrun-{}", &self.run_id[..12]));
         let wait = self.budgets().engine;
         let deadline = Instant::now() + wait;
         loop {
             let create = || self.create_or_find(engine, &name, command.platform.as_deref(), &body);
-            let claim = patiently(wait, EngineError::is_away, create).await;
-            match claim.map_err(|error| create_failed(&error))? {
-                Some(claim) => {
-                    self.seen.container = Some(claim.container().clone());
-                    return Ok(claim);
+            let named = match patiently(wait, EngineError::is_away, create).await {
+                Ok(Created::New(container)) => {
+                    let attempt = self.journal.run().attempt();
+                    return Ok(Claim { container, attempt, may_have_started: false });
                 }
-                None if Instant::now() < deadline => tokio::time::sleep(CREATE_SHOWS).await,
-                None => {
+                Ok(Created::Found(named)) => named,
+                Ok(Created::UnderWay) if Instant::now() < deadline => {
+                    tokio::time::sleep(CREATE_SHOWS).await;
+                    continue;
+                }
+                Ok(Created::UnderWay) => {
                     let message = format!("the container name {name} is taken, and no container has it");
                     return Err(Verdict::without_exit(Reason::ContainerCannotRun, message));
                 }
+                Err(error) => return Err(create_failed(&error)),
+            };
+            let Named { container, state, .. } = &named;
+            let seen = sighting(&named);
+            match self.journal.run().on_found(seen, self.clock.boot_id()) {
+                Found::Start | Found::TakeOver => {
+                    let attempt = seen.attempt;
+                    return Ok(Claim { container: named.container, attempt, may_have_started: true });
+                }
+                Found::Replace => self.remove(container, command).await?,
+                Found::Rebooted => return Err(self.rebooted(container, job, state, None).await),
             }
         }
     }
 
-    /// `None` while a create that nobody waits for any more is under way: the name is taken, and no container
-    /// has it yet.
+    /// The create call's body, with what lets this container be found again.
+    fn create_body(
+        &self,
+        engine: &Engine,
+        command: &ContainerCommand,
+    ) -> Result<Map<String, Value>, Verdict> {
+        let body = command.create_body(engine.api());
+        let mut body = body.map_err(|error| Verdict::without_exit(Reason::InvalidJob, error.to_string()))?;
+        let labels = body.entry("Labels").or_insert_with(|| json!({}));
+        labels[RUN_LABEL] = self.run_id.into();
+        labels[ATTEMPT_LABEL] = self.journal.run().attempt().to_string().into();
+        labels[BOOT_LABEL] = self.clock.boot_id().into();
+        oom_score::offer_the_job(&mut body);
+        Ok(body)
+    }
+
     async fn create_or_find(
         &self,
         engine: &Engine,
         name: &str,
         platform: Option<&str>,
         body: &Map<String, Value>,
-    ) -> Result<Option<Claim>, EngineError> {
+    ) -> Result<Created, EngineError> {
         let taken = match engine.create(name, platform, body).await {
-            Ok(container) => return Ok(Some(Claim::New(container))),
+            Ok(container) => return Ok(Created::New(container)),
             Err(error) if error.status() == Some(StatusCode::CONFLICT) => error,
             Err(error) => return Err(error),
         };
-        match engine.find(name, (RUN_LABEL, self.run_id)).await {
-            Ok(Some(container)) => Ok(Some(Claim::Found(container))),
-            Ok(None) => Err(taken),
-            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(None),
+        match engine.find(name).await {
+            Ok(named) if named.labels.get(RUN_LABEL).is_some_and(|id| id == self.run_id) => {
+                Ok(Created::Found(named))
+            }
+            Ok(_) => Err(taken),
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(Created::UnderWay),
             Err(error) => Err(error),
         }
     }
 
+    async fn remove(&self, container: &Container, command: &ContainerCommand) -> Result<(), Verdict> {
+        let remove = || container.remove(command.remove_volumes);
+        patiently(self.budgets().engine, EngineError::is_away, remove)
+            .await
+            .map_err(|error| engine_lost(&error))
+    }
+
     /// Starts the container with its end and its output already asked for. One that was started before is
     /// taken over, and never started again: whenever it may have been, that is looked at first.
-    async fn start(&mut self, claim: &Claim, job: &Job) -> Result<(Exit, OutputTask), Verdict> {
+    async fn start(&mut self, claim: Claim, job: &Job) -> Result<Started, Verdict> {
+        let Claim { container, attempt, mut may_have_started } = claim;
         let wait = self.budgets().engine;
         let deadline = Instant::now() + wait;
-        let container = claim.container();
-        let mut may_have_started = matches!(claim, Claim::Found(_));
         loop {
             if may_have_started
-                && let Some(state) = self.started(container).await.map_err(|error| engine_lost(&error))?
+                && let Some(state) = self.started(&container).await.map_err(|error| engine_lost(&error))?
             {
-                return self.take_over(container, job, &state).await.map_err(|error| engine_lost(&error));
+                let run_before = state.started_at.and_then(|at| at.elapsed().ok()).unwrap_or_default();
+                let taken = self.take_over(container, job, &state, run_before, None).await;
+                return taken.map_err(|error| engine_lost(&error));
             }
-            let attach = || self.attach(container, job);
+            let attach = || self.attach(&container, job);
             let output = patiently(wait, EngineError::is_away, attach).await;
             let output = output.map_err(|error| engine_lost(&error))?;
             let exit = patiently(wait, EngineError::is_away, || container.next_exit()).await;
             let exit = exit.map_err(|error| engine_lost(&error))?;
+            let at = self.clock.now();
+            self.journal.note(Event::Starting { container: container.id.clone(), attempt, at }).await;
             (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
             match container.start().await {
                 Ok(()) => {
                     self.seen.started_at = Some(SystemTime::now());
-                    return Ok((exit, output));
+                    let (run_before, stopping) = (Duration::ZERO, None);
+                    return Ok(Started { container, exit, output, run_before, stopping });
                 }
                 Err(error) if error.is_away() && Instant::now() < deadline => {
                     tracing::warn!(error = http::chain(&error), "whether the job started is not known");
                     may_have_started = true;
                 }
-                Err(error) => return Err(self.start_failed(container, &error).await),
+                Err(error) => return Err(self.start_failed(&container, &error).await),
             }
         }
     }
@@ -213,16 +291,18 @@ impl Attempt<'_> {
     /// Engine would keep a stream that is attached to an ended container open for ever.
     async fn take_over(
         &mut self,
-        container: &Container,
+        container: Container,
         job: &Job,
         state: &ContainerState,
-    ) -> Result<(Exit, OutputTask), EngineError> {
+        run_before: Duration,
+        stopping: Option<Cause>,
+    ) -> Result<Started, EngineError> {
         tracing::warn!(container = container.id, "the job was started before; taking it over");
         (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
         self.seen.started_at = state.started_at;
-        let output = OutputTask::taking_over(self.output_of(container, job), self.watcher);
+        let output = OutputTask::taking_over(self.output_of(&container, job), self.watcher);
         let exit = patiently(self.budgets().engine, EngineError::is_away, || container.not_running()).await?;
-        Ok((exit, output))
+        Ok(Started { container, exit, output, run_before, stopping })
     }
 
     async fn attach(&self, container: &Container, job: &Job) -> Result<OutputTask, EngineError> {
@@ -237,36 +317,74 @@ impl Attempt<'_> {
 
     /// The Engine leaves the code that a shell would give (126, 127) in the container's state; its other
     /// codes there, such as 128 for a missing network, are nobody's.
-    async fn start_failed(&self, container: &Container, error: &EngineError) -> Verdict {
+    async fn start_failed(&mut self, container: &Container, error: &EngineError) -> Verdict {
         if error.is_away() {
             return engine_lost(error);
         }
+        self.seen.spent = Some(container.id.clone());
         let state = container.state().await.ok();
         let exit_code = state.map(|state| state.exit_code).filter(|code| matches!(code, 126 | 127));
         Verdict { exit_code, ..Verdict::without_exit(Reason::ContainerCannotRun, error.to_string()) }
     }
 
-    async fn judge(&mut self, container: &Container, job: &Job, end: End, memory: &MemoryWatch) -> Verdict {
-        self.seen.finished_at = Some(SystemTime::now());
-        let (code, cause) = match end {
-            End::Exited { code, cause } => (code, cause),
-            End::Lost(why) => return Verdict::without_exit(Reason::EngineLost, why),
-        };
+    /// Brings a started container to its end.
+    async fn follow(&mut self, started: Started, job: &Job) -> Verdict {
+        let Started { container, exit, output, run_before, stopping } = started;
+        let memory = MemoryWatch::start(&container.id, job.command.cgroup_parent.as_deref());
+        let timeout = job.timeout.map(|timeout| timeout.saturating_sub(run_before));
+        tracing::info!(container = container.id, time_left = ?timeout, "the job runs");
+        let bounds = Bounds { timeout, grace: job.grace, engine: self.budgets().engine, stopping };
+        let journal = &mut *self.journal;
+        let note = async |cause| journal.note(Event::Stopping(cause)).await;
+        let end = supervise::supervise(&container, exit, bounds, self.stop, self.watcher, note).await;
         let memory = memory.seen();
-        let mut oom_killed = memory.oom_kills > 0;
-        match supervise::state_in(container, self.budgets().engine).await {
-            Ok(state) => {
-                oom_killed |= state.oom_killed;
-                self.seen.started_at = state.started_at.or(self.seen.started_at);
-                self.seen.finished_at = state.finished_at.or(self.seen.finished_at);
-            }
-            Err(error) => {
-                let error = http::chain(&error);
-                tracing::warn!(error, "the times are the agent's, and whether memory ran out is not known");
-            }
+        let end = supervise::settle(&container, end, bounds.engine, self.stop).await;
+        self.seen.started_at = end.started_at().or(self.seen.started_at);
+        self.seen.finished_at = Some(end.finished_at().unwrap_or_else(SystemTime::now));
+        match end.is_known() {
+            true => self.seen.spent = Some(container.id),
+            // It may still run, unseen, and is not ended by a tidying hand.
+            false => tracing::warn!(container = container.id, "the container is left where it is"),
         }
-        let limit = job.command.memory.or(memory.limit);
-        Verdict::of(Ended { code, oom_killed, cause, limit, peak: memory.peak, timeout: job.timeout })
+        self.seen.logs = output.finish(end.drain()).await;
+        self.seen.logs.unavailable = self.seen.logs.unavailable.take().or_else(|| end.log_gap());
+        end.verdict(job, memory)
+    }
+
+    /// What is known of a job that the VM's last boot took with it.
+    async fn rebooted(
+        &mut self,
+        container: &Container,
+        job: &Job,
+        state: &ContainerState,
+        stopping: Option<Cause>,
+    ) -> Verdict {
+        tracing::warn!(container = container.id, "the VM was started anew since the job was");
+        (self.seen.started_at, self.seen.finished_at) = (state.started_at, state.finished_at);
+        self.seen.spent = Some(container.id.clone());
+        let output = OutputTask::taking_over(self.output_of(container, job), self.watcher);
+        self.seen.logs = output.finish(supervise::DRAIN).await;
+        Verdict::rebooted(state.exit_code, stopping)
+    }
+}
+
+/// What a create call came to.
+enum Created {
+    /// A new container.
+    New(Container),
+    /// It was there: created before, by an agent of this run.
+    Found(Named),
+    /// The name is taken, and no container has it yet: a create that nobody waits for any more.
+    UnderWay,
+}
+
+/// What the labels say; those of a container without them are of the first attempt and of no boot.
+fn sighting(named: &Named) -> Sighting<'_> {
+    Sighting {
+        attempt: named.labels.get(ATTEMPT_LABEL).and_then(|attempt| attempt.parse().ok()).unwrap_or(1),
+        boot_id: named.labels.get(BOOT_LABEL).map_or("", String::as_str),
+        started: named.state.started_at.is_some(),
+        running: named.state.running,
     }
 }
 
@@ -278,58 +396,12 @@ async fn connect(settings: &Settings) -> Result<Engine, Verdict> {
     })
 }
 
-/// Makes sure that the image is there, and answers its digest.
-async fn fetch_image(
-    engine: &Engine,
-    command: &ContainerCommand,
-    settings: &Settings,
-    tokens: &Tokens,
-    watcher: &Watcher,
-) -> Result<Option<String>, Verdict> {
-    let image = &command.image;
-    let failed = |message: String| Verdict::without_exit(Reason::ImagePullFailed, message);
-    let wait = settings.budgets.engine;
-    let inspect = || engine.image(image);
-    let inspect = || patiently(wait, EngineError::may_pass, inspect);
-    if command.pull != Pull::Always {
-        let missing = match inspect().await {
-            Ok(present) if present.is_for(command.platform.as_deref()) => return Ok(present.digest),
-            Ok(present) => format!("is on this VM for {} alone", present.platform),
-            Err(error) if error.may_pass() => return Err(engine_lost(&error)),
-            Err(_) => "is not on this VM".to_owned(),
-        };
-        if command.pull == Pull::Never {
-            return Err(failed(format!("the image {image} {missing}, and --pull never forbids to fetch it")));
-        }
-    }
-    tracing::info!(image = image.as_str(), "pulling the image");
-    watcher(Progress::Phase(Phase::Pulling { image: image.as_str() }));
-    let auth = async || registry_auth(image.registry()?, tokens).await;
-    let progress = |pull| watcher(Progress::Pull(pull));
-    let stall = settings.budgets.pull_stall;
-    engine
-        .pull(image, command.platform.as_deref(), stall, auth, progress)
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    Ok(inspect().await.map_err(|error| engine_lost(&error))?.digest)
-}
-
-/// The service account's token, for registries that take it. A VM without one may still pull public images.
-async fn registry_auth(registry: &str, tokens: &Tokens) -> Option<RegistryAuth> {
-    if !credential::registry_takes_token(registry) {
-        return None;
-    }
-    match tokens.token(SCOPES).await {
-        Ok(token) => Some(RegistryAuth::access_token(token.as_str(), registry)),
-        Err(error) => {
-            tracing::warn!(registry, error = http::chain(&error), "pulling without a credential");
-            None
-        }
-    }
-}
-
-fn engine_lost(error: &EngineError) -> Verdict {
-    Verdict::without_exit(Reason::EngineLost, http::chain(error))
+pub(crate) fn engine_lost(error: &EngineError) -> Verdict {
+    let message = match error.status() {
+        Some(StatusCode::NOT_FOUND) => format!("{}; somebody removed it", http::chain(error)),
+        _ => http::chain(error),
+    };
+    Verdict::without_exit(Reason::EngineLost, message)
 }
 
 /// What the Engine refuses to create was ordered wrongly; the rest is the Engine's own trouble.

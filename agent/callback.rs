@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
-    backoff,
+    backoff, fail_point,
     google::{
         Outside, SCOPES, Tokens,
         credential::{self, Credential},
@@ -76,18 +76,27 @@ enum Answer {
     Gone,
 }
 
-/// Tells the callback, for as long as `within`.
+/// How long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Within {
+    /// From the end of the job on.
+    pub(crate) whole: Duration,
+    /// What agents before this one spent of it.
+    pub(crate) spent: Duration,
+}
+
+/// Tells the callback. Even where there is no time left it is tried once.
 pub(crate) async fn deliver(
     callback: &Callback,
     credential: Credential,
     report: &Report,
     outside: &Outside,
     tokens: &Tokens,
-    within: Duration,
+    within: Within,
     stop: &mut Stop,
 ) -> Result<(), Undelivered> {
     let mut sender = Sender { callback, credential, report, outside, tokens, body: report.body() };
-    let deadline = Instant::now() + within;
+    let deadline = Instant::now() + within.whole.saturating_sub(within.spent);
     let mut delays = backoff::delays(FIRST_DELAY, LONGEST_DELAY);
     let mut slow_delays = backoff::delays(SLOW_DELAY, LONGEST_DELAY);
     let (mut shrunk, mut stopping) = (false, false);
@@ -97,7 +106,7 @@ pub(crate) async fn deliver(
             tokio::select! {
                 tried = &mut trying => tried,
                 // The try that is under way is the last one, and it has not long.
-                () = stop.asked() => {
+                () = stop.asked_by_hand() => {
                     stopping = true;
                     timeout(LAST_TRY, trying).await.unwrap_or_else(|_| Tried::retry("no answer".to_owned()))
                 }
@@ -128,12 +137,12 @@ pub(crate) async fn deliver(
         };
         let next = Instant::now() + tried.retry_after.unwrap_or(delay).max(delay);
         if Instant::now() >= deadline {
-            return Err(Undelivered::Expired { after: within, last: tried.what });
+            return Err(Undelivered::Expired { after: within.whole, last: tried.what });
         }
         tokio::select! {
             // The last try is made at the deadline, not a delay before it.
             () = sleep_until(next.min(deadline)) => {}
-            () = stop.asked() => stopping = true,
+            () = stop.asked_by_hand() => stopping = true,
         }
     }
 }
@@ -173,10 +182,12 @@ impl Sender<'_> {
         }
         // A try that begins at the deadline still has its second.
         let left = deadline.saturating_duration_since(Instant::now());
+        fail_point::pass(format_args!("callback: to be called"));
         let response = match request.timeout(left.clamp(Duration::from_secs(1), TRY)).send().await {
             Ok(response) => response,
             Err(error) => return Tried::retry(http::chain(&error.without_url())),
         };
+        fail_point::pass(format_args!("callback: answered"));
         let status = response.status();
         let header = response.headers().get("Retry-After").and_then(|value| value.to_str().ok());
         Tried {

@@ -16,6 +16,8 @@ pub enum Code {
     NoInput = 66,
     /// `EX_UNAVAILABLE`: no metadata server; nothing was run.
     Unavailable = 69,
+    /// `EX_CANTCREAT`: another agent works with the same state folder; this one did nothing.
+    CantCreate = 73,
     /// `EX_TEMPFAIL`: the agent was stopped, or the deadline passed, before the report was accepted.
     TempFail = 75,
     /// `EX_PROTOCOL`: nobody waits for the report any more.
@@ -36,6 +38,7 @@ pub fn code_of(ended: Result<(), Failure>) -> Code {
         Failure::NoCallback(_) => Code::Usage,
         Failure::NoJobFile { .. } => Code::NoInput,
         Failure::NoMetadata(_) => Code::Unavailable,
+        Failure::Locked(_) => Code::CantCreate,
         Failure::StoppedEarly => Code::TempFail,
         Failure::Undelivered(Undelivered::Expired { .. } | Undelivered::Stopped { .. }) => Code::TempFail,
         Failure::Undelivered(Undelivered::Gone) => Code::Gone,
@@ -48,7 +51,9 @@ mod tests {
 
     #[test]
     fn the_readme_has_every_code() {
-        for code in [Code::Ok, Code::Usage, Code::NoInput, Code::Unavailable, Code::TempFail, Code::Gone] {
+        let codes =
+            [Code::Ok, Code::Usage, Code::NoInput, Code::Unavailable, Code::CantCreate, Code::TempFail];
+        for code in codes.into_iter().chain([Code::Gone]) {
             let row = format!("\n| {} | ", code as u8);
             assert!(include_str!("../README.md").contains(&row), "the README has no row {row}");
         }

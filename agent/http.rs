@@ -21,9 +21,14 @@ pub(crate) fn inside() -> Client {
     build(builder().no_proxy())
 }
 
-/// A client for the Engine's socket.
-pub(crate) fn unix(path: &std::path::Path) -> Client {
-    build(builder().no_proxy().unix_socket(path.to_owned()))
+/// A client for the Engine, at its socket if it has one. Each call has a connection of its own: on one that is
+/// open, an Engine that is going still answers as if nothing were (seen on 20.10).
+pub(crate) fn engine(socket: Option<&std::path::Path>) -> Client {
+    let builder = builder().no_proxy().pool_max_idle_per_host(0);
+    build(match socket {
+        Some(path) => builder.unix_socket(path.to_owned()),
+        None => builder,
+    })
 }
 
 fn builder() -> ClientBuilder {

@@ -43,6 +43,9 @@
 
 pub mod agent;
 mod attempt;
+mod fetch;
+mod journal;
+mod lifecycle;
 pub mod settings;
 
 pub mod job;
@@ -58,7 +61,9 @@ pub mod report;
 pub mod callback;
 
 mod backoff;
+mod clock;
 pub mod exit;
+mod fail_point;
 mod http;
 pub mod logging;
 pub mod oom_score;

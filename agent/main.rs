@@ -28,7 +28,7 @@ async fn main() -> ExitCode {
                 let handle = handle.clone();
                 tokio::spawn(async move {
                     while signals.recv().await.is_some() {
-                        handle.ask();
+                        handle.ask(supervise::Cause::Stopped);
                     }
                 });
             }

@@ -7,7 +7,7 @@
 
 use std::time::SystemTime;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A workflow's variables share 512 KB, and over that it dies although the callback answered 200 (FACTS).
@@ -16,7 +16,7 @@ const MOST_BYTES: usize = 256 << 10;
 const MOST_TEXT_BYTES: usize = 4 << 10;
 
 /// How a run ended.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// `longrun/v1`.
@@ -34,10 +34,10 @@ pub struct Report {
     /// One sentence for people.
     pub message: String,
     /// When the job's first attempt started.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(with = "rfc3339")]
     pub started_at: Option<SystemTime>,
     /// When the job's last attempt ended.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(with = "rfc3339")]
     pub finished_at: Option<SystemTime>,
     /// Every attempt, in order; empty if none started.
     pub attempts: Vec<Attempt>,
@@ -52,7 +52,7 @@ pub struct Report {
 }
 
 /// The report's version, `longrun/v1`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum ApiVersion {
     /// The only one so far.
     #[serde(rename = "longrun/v1")]
@@ -60,7 +60,7 @@ pub enum ApiVersion {
 }
 
 /// Whether the job did what it should.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Outcome {
     /// It ended by itself with exit code 0.
     Succeeded,
@@ -69,7 +69,7 @@ pub enum Outcome {
 }
 
 /// Why a run or an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Reason {
     /// Exit code 0.
     Completed,
@@ -98,7 +98,7 @@ pub enum Reason {
 }
 
 /// One attempt.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
     /// Why it ended.
@@ -110,15 +110,15 @@ pub struct Attempt {
     /// One sentence for people.
     pub message: String,
     /// When its container started.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(with = "rfc3339")]
     pub started_at: Option<SystemTime>,
     /// When its container ended.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(with = "rfc3339")]
     pub finished_at: Option<SystemTime>,
 }
 
 /// The image that ran.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Image {
     /// As the command names it.
     pub reference: String,
@@ -127,7 +127,7 @@ pub struct Image {
 }
 
 /// The job's output.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Logs {
     /// Its last bytes, both streams in the order in which they came.
@@ -147,7 +147,7 @@ pub struct Logs {
 }
 
 /// The VM that the job ran on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
     /// Its name.
@@ -217,10 +217,22 @@ pub(crate) fn cut(text: &str, bytes: usize) -> String {
     }
 }
 
-fn rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => serializer.collect_str(&humantime::format_rfc3339_millis(*time)),
-        None => serializer.serialize_none(),
+/// Times as RFC 3339 in milliseconds; a report is read again from the journal.
+pub(crate) mod rfc3339 {
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(time: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => to.collect_str(&humantime::format_rfc3339_millis(*time)),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SystemTime>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| humantime::parse_rfc3339(&text).map_err(D::Error::custom)).transpose()
     }
 }
 

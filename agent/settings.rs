@@ -8,6 +8,9 @@ use reqwest::Url;
 use thiserror::Error;
 use tracing_subscriber::filter::Targets;
 
+/// Kept over reboots on Container-Optimized OS too (FACTS).
+const STATE_DIR: &str = "/var/lib/longrun";
+
 /// Everything that the environment may say.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -17,6 +20,8 @@ pub struct Settings {
     pub docker_host: DockerHost,
     /// An address that stands in for every `*.googleapis.com` host.
     pub google_endpoint: Option<Url>,
+    /// What must outlive the agent.
+    pub state_dir: PathBuf,
     /// What the agent logs.
     pub log: Targets,
     /// How long to wait.
@@ -94,6 +99,7 @@ impl Settings {
             source: source(lookup("LONGRUN_JOB_FILE"), lookup("GCE_METADATA_HOST"))?,
             docker_host: docker_host(lookup("DOCKER_HOST"))?,
             google_endpoint: google_endpoint(lookup("LONGRUN_GOOGLE_ENDPOINT"))?,
+            state_dir: lookup("LONGRUN_STATE_DIR").map_or_else(|| STATE_DIR.into(), PathBuf::from),
             log: log(lookup("LONGRUN_LOG"))?,
             budgets: Budgets {
                 metadata: budget("LONGRUN_METADATA_WAIT", minutes(5))?,
@@ -172,6 +178,7 @@ mod tests {
         assert_eq!(settings.source, Source::Metadata("http://169.254.169.254/".parse().unwrap()));
         assert_eq!(settings.docker_host, DockerHost::Unix("/var/run/docker.sock".into()));
         assert_eq!(settings.google_endpoint, None);
+        assert_eq!(settings.state_dir, PathBuf::from("/var/lib/longrun"));
         assert_eq!(settings.budgets.delivery, Duration::from_secs(24 * 3600));
     }
 
@@ -181,6 +188,7 @@ mod tests {
             ("GCE_METADATA_HOST", "127.0.0.1:8080"),
             ("DOCKER_HOST", "unix:///run/docker.sock"),
             ("LONGRUN_GOOGLE_ENDPOINT", "http://127.0.0.1:8080"),
+            ("LONGRUN_STATE_DIR", "/state"),
             ("LONGRUN_LOG", "longrun_agent=debug,warn"),
             ("LONGRUN_METADATA_WAIT", "1s"),
             ("LONGRUN_ENGINE_WAIT", "2s"),
@@ -191,6 +199,7 @@ mod tests {
         assert_eq!(settings.source, Source::Metadata("http://127.0.0.1:8080/".parse().unwrap()));
         assert_eq!(settings.docker_host, DockerHost::Unix("/run/docker.sock".into()));
         assert_eq!(settings.google_endpoint, Some("http://127.0.0.1:8080".parse().unwrap()));
+        assert_eq!(settings.state_dir, PathBuf::from("/state"));
         let seconds = Duration::from_secs;
         let budgets = Budgets {
             metadata: seconds(1),

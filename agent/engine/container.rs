@@ -9,7 +9,7 @@ use reqwest::{Method, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Engine, EngineError, LogConfig, QUICK, SLOW, call, json, output::OutputReader};
+use super::{Engine, EngineError, LogConfig, QUICK, SLOW, body, call, json, output::OutputReader};
 
 /// A container that the Engine knows.
 #[derive(Clone, Debug)]
@@ -32,6 +32,43 @@ pub struct ContainerState {
     pub started_at: Option<SystemTime>,
     /// When it ended, if it did.
     pub finished_at: Option<SystemTime>,
+}
+
+/// A container that was found by its name.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The container.
+    pub container: Container,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// How it is.
+    pub state: ContainerState,
+}
+
+/// What an inspect says of the state, in the Engine's words.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    running: bool,
+    exit_code: i64,
+    #[serde(rename = "OOMKilled", default)]
+    oom_killed: bool,
+    started_at: String,
+    finished_at: String,
+}
+
+impl From<State> for ContainerState {
+    fn from(state: State) -> Self {
+        let started_at = engine_time(&state.started_at);
+        Self {
+            running: state.running,
+            exit_code: state.exit_code,
+            oom_killed: state.oom_killed,
+            started_at,
+            // The Engine's FinishedAt was before its StartedAt in half of short runs (FACTS).
+            finished_at: engine_time(&state.finished_at).max(started_at),
+        }
+    }
 }
 
 /// The next end of a container, asked for and not yet answered.
@@ -64,13 +101,19 @@ impl Engine {
         Ok(Container { engine: self.clone(), id: created.id })
     }
 
-    /// The container of that name, if it has that label.
-    pub async fn find(&self, name: &str, label: (&str, &str)) -> Result<Option<Container>, EngineError> {
+    /// The container of that id, which may be gone by now.
+    pub fn container(&self, id: &str) -> Container {
+        Container { engine: self.clone(), id: id.to_owned() }
+    }
+
+    /// The container of that name; `Err` with 404 if there is none.
+    pub async fn find(&self, name: &str) -> Result<Named, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Inspected {
             id: String,
             config: Config,
+            state: State,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -81,9 +124,11 @@ impl Engine {
         let doing = "inspecting the container";
         let request = self.request(Method::GET, &format!("/containers/{name}/json"), &[]);
         let found: Inspected = json(doing, call(doing, QUICK, request).await?).await?;
-        let labels = found.config.labels.unwrap_or_default();
-        let ours = labels.get(label.0).is_some_and(|value| value == label.1);
-        Ok(ours.then(|| Container { engine: self.clone(), id: found.id }))
+        Ok(Named {
+            container: self.container(&found.id),
+            labels: found.config.labels.unwrap_or_default(),
+            state: found.state.into(),
+        })
     }
 }
 
@@ -188,26 +233,32 @@ impl Container {
         struct Inspected {
             state: State,
         }
+        Ok(self.inspect::<Inspected>().await?.state.into())
+    }
+
+    /// Whether containers go on running while this Engine is away.
+    pub async fn survives_the_engine(&self) -> Result<bool, EngineError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct State {
-            running: bool,
-            exit_code: i64,
-            #[serde(rename = "OOMKilled", default)]
-            oom_killed: bool,
-            started_at: String,
-            finished_at: String,
+        struct Info {
+            #[serde(default)]
+            live_restore_enabled: bool,
         }
-        let Inspected { state } = self.inspect().await?;
-        let started_at = engine_time(&state.started_at);
-        Ok(ContainerState {
-            running: state.running,
-            exit_code: state.exit_code,
-            oom_killed: state.oom_killed,
-            started_at,
-            // The Engine's FinishedAt was before its StartedAt in half of short runs (FACTS).
-            finished_at: engine_time(&state.finished_at).max(started_at),
-        })
+        let doing = "asking about live-restore";
+        let request = self.engine.request(Method::GET, "/info", &[]);
+        let info: Info = json(doing, call(doing, QUICK, request).await?).await?;
+        Ok(info.live_restore_enabled)
+    }
+
+    /// Whether a signal was sent to it since the Engine started: its events begin there.
+    pub async fn was_signalled(&self) -> Result<bool, EngineError> {
+        let doing = "reading the container's events";
+        let filters = serde_json::json!({ "container": [self.id], "event": ["kill"] }).to_string();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let until = (now.as_secs() + 1).to_string();
+        let query = [("since", "0"), ("until", &*until), ("filters", &*filters)];
+        let request = self.engine.request(Method::GET, "/events", &query);
+        Ok(!body(doing, call(doing, QUICK, request).await?).await?.is_empty())
     }
 
     async fn inspect<T: for<'a> Deserialize<'a>>(&self) -> Result<T, EngineError> {

@@ -17,14 +17,14 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
-pub use container::{Container, ContainerState, Exit};
+pub use container::{Container, ContainerState, Exit, Named};
 pub use log_config::LogConfig;
 pub use memory::{MemorySeen, MemoryWatch};
 pub use output::{Output, OutputReader};
 pub use pull::{PullError, RegistryAuth};
 
 use crate::{
-    backoff, http,
+    backoff, fail_point, http,
     job::{EngineApi, ImageReference},
     settings::DockerHost,
 };
@@ -138,8 +138,8 @@ impl Engine {
     /// Connects, trying for as long as `wait`, and asks which API version the Engine speaks.
     pub async fn connect(host: &DockerHost, wait: Duration) -> Result<Self, EngineError> {
         let (client, address) = match host {
-            DockerHost::Unix(path) => (http::unix(path), "http://docker".to_owned()),
-            DockerHost::Tcp(url) => (http::inside(), url.as_str().trim_end_matches('/').to_owned()),
+            DockerHost::Unix(path) => (http::engine(Some(path)), "http://docker".to_owned()),
+            DockerHost::Tcp(url) => (http::engine(None), url.as_str().trim_end_matches('/').to_owned()),
         };
         let api = patiently(wait, EngineError::may_pass, || ping(&client, &address)).await?.min(NEWEST);
         Ok(Self { client, base: format!("{address}/v{api}"), api })
@@ -229,6 +229,7 @@ async fn call(
     within: Duration,
     request: RequestBuilder,
 ) -> Result<Response, EngineError> {
+    fail_point::pass(format_args!("engine: {doing}"));
     let answered = async {
         let response = request.send().await.map_err(|source| EngineError::Unreachable { doing, source })?;
         let status = response.status();
@@ -237,15 +238,21 @@ async fn call(
         }
         Err(EngineError::Refused { doing, status, message: error_text(response).await })
     };
-    timeout(within, answered).await.unwrap_or(Err(EngineError::Silent { doing, after: within }))
+    let answer = timeout(within, answered).await;
+    fail_point::pass(format_args!("engine: {doing}, answered"));
+    answer.unwrap_or(Err(EngineError::Silent { doing, after: within }))
+}
+
+/// Reads a body.
+async fn body(doing: &'static str, response: Response) -> Result<Vec<u8>, EngineError> {
+    let body = timeout(QUICK, response.bytes()).await;
+    let body = body.map_err(|_| EngineError::Silent { doing, after: QUICK })?;
+    Ok(body.map_err(|source| EngineError::Unreachable { doing, source })?.into())
 }
 
 /// Reads a body that is an object of the Engine's.
 async fn json<T: for<'a> Deserialize<'a>>(doing: &'static str, response: Response) -> Result<T, EngineError> {
-    let body = timeout(QUICK, response.bytes())
-        .await
-        .map_err(|_| EngineError::Silent { doing, after: QUICK })?
-        .map_err(|source| EngineError::Unreachable { doing, source })?;
+    let body = body(doing, response).await?;
     serde_json::from_slice(&body).map_err(|error| EngineError::Undecodable { doing, why: error.to_string() })
 }
 

@@ -4,17 +4,23 @@
 //! Leaves out everything before the start and after the end.
 
 mod output;
+mod settle;
 mod state;
 mod stop;
 mod verdict;
 
-use std::{pin::pin, time::Duration};
+use std::{future::ready, pin::pin, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
+use reqwest::StatusCode;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 pub(crate) use output::{OutputOf, OutputTask};
+pub(crate) use settle::{DRAIN, settle};
+pub use state::Cause;
 pub use stop::{Stop, StopHandle, stop};
-pub(crate) use verdict::Ended;
 pub use verdict::Verdict;
 
 use crate::{
@@ -23,13 +29,15 @@ use crate::{
     http,
     progress::{Phase, Progress, Watcher},
 };
-use state::{Action, Cause, Event, State};
+use state::{Action, Event, State};
 
 /// How often a wait that is silent is checked by an inspect: a minute of a long job's time is nothing, and a
 /// job that ended unseen would bill for ever.
 const CHECK: Duration = Duration::from_secs(60);
 /// From one SIGKILL to the next.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// For the Engine to pass a signal on. Nothing else is seen meanwhile, so it is short.
+const SEND: Duration = Duration::from_secs(3);
 /// From one try to send a signal to the next, to an Engine that is away.
 const RESEND: Duration = Duration::from_secs(1);
 /// A timer that is not needed yet.
@@ -44,61 +52,115 @@ pub(crate) struct Bounds {
     pub(crate) grace: Duration,
     /// Longest absence of the Engine.
     pub(crate) engine: Duration,
+    /// Why an agent before this one was already ending it.
+    pub(crate) stopping: Option<Cause>,
 }
 
 /// How a started container ended.
 #[derive(Debug)]
-pub(crate) enum End {
-    /// It ended, and was made to for `cause`.
-    Exited { code: i64, cause: Option<Cause> },
-    /// Nobody knows, and why.
-    Lost(String),
+pub(crate) struct End {
+    /// Why it was made to, if it was.
+    pub(crate) cause: Option<Cause>,
+    /// What was seen of it; `Err` if nobody knows, and why.
+    pub(crate) seen: Result<Exited, String>,
 }
 
-/// Follows a container to its end: `exit` is its end, asked for before the start.
+/// A container's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exited {
+    /// Its exit code.
+    pub(crate) code: i64,
+    /// Whether the Engine was away when it ended, and so may have brought it about.
+    pub(crate) unwatched: bool,
+}
+
+/// Follows a container to its end: `exit` is its end, asked for before the start. `note` writes down why it is
+/// made to end, before it is.
 pub(crate) async fn supervise(
     container: &Container,
     exit: Exit,
     bounds: Bounds,
     stop: &mut Stop,
     watcher: &Watcher,
+    mut note: impl AsyncFnMut(Cause),
 ) -> End {
-    let mut state = State::Running;
-    let mut exit = pin!(watch_exit(container, exit, bounds.engine));
+    let (away, mut away_seen) = watch::channel(None);
+    let mut exit = pin!(watch_exit(container, exit, &away));
     let mut deadline = pin!(sleep(bounds.timeout.unwrap_or(NEVER)));
     let mut patience = pin!(sleep(NEVER));
+    let mut state = State::Running;
     let mut unsent = None;
+    let mut first = bounds.stopping.map(Event::of_cause);
     // What is known of the end, until it is seen.
-    let mut end: Result<i64, String> = Err("the container does not go, even on SIGKILL".to_owned());
-    loop {
+    let mut seen = Err("the container does not go, even on SIGKILL".to_owned());
+    while !state.is_final() {
+        let give_up = give_up_at(&away_seen, state, bounds.engine);
         let event = tokio::select! {
             // An end that was seen goes before whatever came at the same time.
             biased;
-            seen = &mut exit => {
-                end = seen;
-                if end.is_ok() { Event::Exited } else { Event::EngineLost }
+            end = &mut exit => {
+                seen = end;
+                if seen.is_ok() { Event::Exited } else { Event::EngineLost }
             }
-            () = stop.asked() => Event::StopAsked,
+            Some(event) = ready(first) => event,
+            cause = stop.asked() => Event::StopAsked(cause),
             () = &mut deadline, if bounds.timeout.is_some() && state == State::Running => Event::DeadlinePassed,
             () = &mut patience => Event::PatienceOver,
+            () = sleep_until(give_up) => {
+                seen = Err(away_seen.borrow().as_ref().map(|away| away.why.clone()).unwrap_or_default());
+                Event::EngineLost
+            }
+            _ = away_seen.changed() => continue,
             () = sleep(RESEND), if unsent.is_some() => {
-                unsent = send(container, unsent.take()).await;
+                unsent = send(container, unsent.take(), &away).await;
                 continue;
             }
         };
+        first = None;
         let (next, action) = state.on(event);
         tracing::debug!(?state, ?event, ?next, ?action, "supervising");
-        state = next;
-        match (state, end) {
-            (State::Ended(cause), Ok(code)) => return End::Exited { code, cause },
-            (State::Ended(_) | State::Lost, Err(why)) => return End::Lost(why),
-            (_, before) => end = before,
+        if let Some(cause) = next.cause().filter(|cause| state.cause() != Some(*cause)) {
+            note(cause).await;
         }
-        if let Some((signal, wait)) = plan(action, event, bounds.grace, watcher) {
-            patience.as_mut().reset(Instant::now() + wait);
-            unsent = send(container, Some(signal)).await;
+        state = next;
+        let grace = state.cause().map_or(bounds.grace, |cause| cause.grace(bounds.grace));
+        match action {
+            Action::Nothing => {}
+            Action::Shorten => {
+                let sooner = patience.deadline().min(Instant::now() + grace);
+                patience.as_mut().reset(sooner);
+            }
+            Action::Stop => {
+                tell_of_stop(state, grace, watcher);
+                patience.as_mut().reset(Instant::now() + grace);
+                unsent = send(container, Some(ToSend::Stop), &away).await;
+            }
+            Action::Kill => {
+                patience.as_mut().reset(Instant::now() + KILL_PATIENCE);
+                unsent = send(container, Some(ToSend::Kill), &away).await;
+            }
         }
     }
+    End { cause: state.cause(), seen }
+}
+
+/// When an Engine that is away is given up.
+fn give_up_at(away: &watch::Receiver<Option<Away>>, state: State, usual: Duration) -> Instant {
+    match &*away.borrow() {
+        Some(away) => away.since + state.engine_patience(usual),
+        None => Instant::now() + NEVER,
+    }
+}
+
+fn tell_of_stop(state: State, grace: Duration, watcher: &Watcher) {
+    let why = match state.cause() {
+        Some(Cause::Deadline) => "its time is over",
+        Some(Cause::VmStopping) => "Compute Engine stops the VM",
+        Some(Cause::Preempted) => "Compute Engine takes the VM away",
+        Some(Cause::Stopped) | None => "the agent was told to stop",
+    };
+    tracing::info!(why, grace = ?grace, "stopping the job");
+    watcher(Progress::Phase(Phase::Stopping { why }));
 }
 
 /// A signal that the container is to get.
@@ -110,55 +172,96 @@ enum ToSend {
     Kill,
 }
 
-/// What to send for an action, and how long to wait for what it should bring about.
-fn plan(action: Action, event: Event, grace: Duration, watcher: &Watcher) -> Option<(ToSend, Duration)> {
-    match action {
-        Action::Nothing => None,
-        Action::Kill => Some((ToSend::Kill, KILL_PATIENCE)),
-        Action::Stop => {
-            let why = match event {
-                Event::DeadlinePassed => "its time is over",
-                Event::StopAsked => "the agent was told to stop",
-                Event::Exited | Event::EngineLost | Event::PatienceOver => "it must end",
-            };
-            tracing::info!(why, grace = ?grace, "stopping the job");
-            watcher(Progress::Phase(Phase::Stopping { why }));
-            Some((ToSend::Stop, grace))
-        }
-    }
-}
-
 /// Sends a signal; answers it if the Engine is away and it must be sent again.
-async fn send(container: &Container, signal: Option<ToSend>) -> Option<ToSend> {
-    let sent = match signal? {
-        ToSend::Kill => container.signal("SIGKILL").await,
-        ToSend::Stop => match container.stop_signal().await {
-            Ok(stop) => container.signal(&stop).await,
-            Err(error) => Err(error),
-        },
+async fn send(
+    container: &Container,
+    signal: Option<ToSend>,
+    away: &watch::Sender<Option<Away>>,
+) -> Option<ToSend> {
+    let sending = async {
+        match signal {
+            None => Ok(()),
+            Some(ToSend::Kill) => container.signal("SIGKILL").await,
+            Some(ToSend::Stop) => container.signal(&container.stop_signal().await?).await,
+        }
     };
-    let error = sent.err()?;
-    // A container that is not running ended just now.
-    tracing::debug!(?signal, error = http::chain(&error), "the signal was not sent");
-    signal.filter(|_| error.may_pass())
+    let why = match timeout(SEND, sending).await {
+        Ok(Ok(())) => return None,
+        // A container that is not running ended just now.
+        Ok(Err(error)) if !error.may_pass() => return None,
+        Ok(Err(error)) => http::chain(&error),
+        Err(_) => "the Engine does not answer (sending a signal to the container)".to_owned(),
+    };
+    tracing::debug!(?signal, why, "the signal was not sent");
+    mark(away, why);
+    signal
 }
 
-/// The container's exit code, whatever the Engine does meanwhile. `Err` says why nobody can know.
-async fn watch_exit(container: &Container, mut exit: Exit, engine_wait: Duration) -> Result<i64, String> {
+/// An Engine that does not answer.
+#[derive(Debug)]
+struct Away {
+    since: Instant,
+    why: String,
+}
+
+/// The container's exit code, whatever the Engine does meanwhile; while it does not answer, `away` says so. `Err`
+/// says why nobody can know.
+async fn watch_exit(
+    container: &Container,
+    mut exit: Exit,
+    away: &watch::Sender<Option<Away>>,
+) -> Result<Exited, String> {
     let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         if let Some(code) = follow_wait(container, exit).await {
-            return Ok(code);
+            return Ok(Exited { code, unwatched: false });
         }
         // An Engine that answers every wait at once with an error must not be asked without a pause.
         sleep(delays.next().unwrap_or(RESEND)).await;
-        let state = state_in(container, engine_wait).await.map_err(|error| http::chain(&error))?;
+        let (state, was_away) = insist(away, || container.state()).await?;
         if !state.running {
-            return Ok(state.exit_code);
+            return Ok(Exited { code: state.exit_code, unwatched: was_away });
         }
-        let again = patiently(engine_wait, EngineError::may_pass, || container.not_running());
-        exit = again.await.map_err(|error| http::chain(&error))?;
+        (exit, _) = insist(away, || container.not_running()).await?;
     }
+}
+
+/// Asks until there is an answer; whoever waits for it decides for how long. Answers too whether the Engine was
+/// away meanwhile.
+async fn insist<T>(
+    away: &watch::Sender<Option<Away>>,
+    call: impl AsyncFn() -> Result<T, EngineError>,
+) -> Result<(T, bool), String> {
+    let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));
+    let mut was_away = false;
+    mark(away, "the Engine does not answer".to_owned());
+    loop {
+        let error = match call().await {
+            Ok(answer) => {
+                away.send_replace(None);
+                return Ok((answer, was_away));
+            }
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => {
+                return Err("the container is gone: somebody removed it".to_owned());
+            }
+            Err(error) if !error.may_pass() => return Err(http::chain(&error)),
+            Err(error) => error,
+        };
+        if !was_away {
+            tracing::warn!(error = http::chain(&error), "waiting for the Engine");
+        }
+        was_away |= error.is_away();
+        mark(away, http::chain(&error));
+        sleep(delays.next().unwrap_or(RESEND)).await;
+    }
+}
+
+/// Notes that the Engine does not answer, from the first time on.
+fn mark(away: &watch::Sender<Option<Away>>, why: String) {
+    away.send_modify(|away| {
+        let since = away.as_ref().map_or_else(Instant::now, |away| away.since);
+        *away = Some(Away { since, why });
+    });
 }
 
 /// The exit code that a wait brings; `None` if it brings none, and the container is to be looked at. One that

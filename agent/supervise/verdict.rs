@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::state::Cause;
+use super::Cause;
 use crate::report::{Outcome, Reason};
 
 /// What the report says.
@@ -29,6 +29,8 @@ pub(crate) struct Ended {
     pub(crate) oom_killed: bool,
     /// Why it was made to end, if it was.
     pub(crate) cause: Option<Cause>,
+    /// Whether the Engine ended it, by going itself.
+    pub(crate) by_engine: bool,
     /// The most memory that it might have, in bytes; `None` for all that the VM has.
     pub(crate) limit: Option<u64>,
     /// The most memory that it had, in bytes, if that is known.
@@ -43,15 +45,45 @@ impl Verdict {
         Self { reason, exit_code: None, signal: None, message: message.into() }
     }
 
+    /// The agent was told to stop before the job ran, or before it could be found again.
+    pub(crate) fn stopped_early(cause: Cause) -> Self {
+        Self::without_exit(cause.reason(), format!("{}, before the job was running", cause.sentence()))
+    }
+
+    /// How the container ended is not known.
+    pub(crate) fn lost(cause: Option<Cause>, why: &str) -> Self {
+        match cause {
+            None | Some(Cause::Deadline) => Self::without_exit(Reason::EngineLost, why),
+            // Docker stops answering when the VM shuts down.
+            Some(cause) => {
+                let message = format!("{}; how the job ended was not seen: {why}", cause.sentence());
+                Self::without_exit(cause.reason(), message)
+            }
+        }
+    }
+
+    /// The VM was started anew since the container ran; it may have been about to end for `cause`.
+    pub(crate) fn rebooted(code: i64, cause: Option<Cause>) -> Self {
+        // Docker gives 255 to what it finds dead when it starts.
+        let known = Some(code).filter(|code| *code != 255);
+        let how = known.map_or("how it ended is not known".to_owned(), |code| format!("it {}", how_of(code)));
+        let (reason, message) = match cause {
+            Some(cause) => {
+                let sentence = cause.sentence();
+                (
+                    cause.reason(),
+                    format!("{sentence}, and the VM was started anew before that was told; {how}"),
+                )
+            }
+            None => (Reason::Rebooted, format!("the VM was started anew while the job ran; {how}")),
+        };
+        let signal = known.and_then(signal_of).map(str::to_owned);
+        Self { reason, exit_code: known, signal, message }
+    }
+
     /// A container ended.
     pub(crate) fn of(ended: Ended) -> Self {
-        let signal = signal_of(ended.code);
-        let how = match (signal, ended.code) {
-            (Some(signal), code) => format!("was ended by {signal} (exit code {code})"),
-            (None, 126) => "exited with code 126 (by custom: its command cannot be executed)".to_owned(),
-            (None, 127) => "exited with code 127 (by custom: its command was not found)".to_owned(),
-            (None, code) => format!("exited with code {code}"),
-        };
+        let (signal, how) = (signal_of(ended.code), how_of(ended.code));
         let (reason, message) = match ended.cause {
             Some(Cause::Deadline) => {
                 let timeout = humantime::format_duration(ended.timeout.unwrap_or_default());
@@ -60,9 +92,13 @@ impl Verdict {
                     format!("the job ran longer than {timeout}, was stopped, and {how}"),
                 )
             }
-            Some(Cause::Stopped) => {
-                (Reason::Stopped, format!("the agent was told to stop; it stopped the job, which {how}"))
-            }
+            Some(cause) => (cause.reason(), format!("{}; it stopped the job, which {how}", cause.sentence())),
+            None if ended.by_engine => (
+                Reason::EngineLost,
+                format!(
+                    "Docker stopped or was restarted, and ended the job, which {how}; its live-restore would have let it run on"
+                ),
+            ),
             None if ended.code == 0 => (Reason::Completed, "the job completed".to_owned()),
             None if ended.oom_killed => (Reason::OOMKilled, out_of_memory(ended, signal, &how)),
             None => (Reason::Error, format!("the job {how}")),
@@ -101,6 +137,35 @@ fn out_of_memory(ended: Ended, signal: Option<&str>, how: &str) -> String {
     }
 }
 
+impl Cause {
+    fn reason(self) -> Reason {
+        match self {
+            Self::Deadline => Reason::DeadlineExceeded,
+            Self::Stopped | Self::VmStopping => Reason::Stopped,
+            Self::Preempted => Reason::Preempted,
+        }
+    }
+
+    /// Who wanted the job to end.
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Deadline => "the job ran longer than it may",
+            Self::Stopped => "the agent was told to stop",
+            Self::VmStopping => "the agent was told that Compute Engine stops the VM",
+            Self::Preempted => "the agent was told that the VM is preempted",
+        }
+    }
+}
+
+fn how_of(code: i64) -> String {
+    match (signal_of(code), code) {
+        (Some(signal), code) => format!("was ended by {signal} (exit code {code})"),
+        (None, 126) => "exited with code 126 (by custom: its command cannot be executed)".to_owned(),
+        (None, 127) => "exited with code 127 (by custom: its command was not found)".to_owned(),
+        (None, code) => format!("exited with code {code}"),
+    }
+}
+
 /// 128+n is signal n: a container's exit code has no other way to say so.
 fn signal_of(code: i64) -> Option<&'static str> {
     let number = i32::try_from(code).ok()?.checked_sub(128)?;
@@ -111,8 +176,15 @@ fn signal_of(code: i64) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    const ENDED: Ended =
-        Ended { code: 0, oom_killed: false, cause: None, limit: None, peak: None, timeout: None };
+    const ENDED: Ended = Ended {
+        code: 0,
+        oom_killed: false,
+        cause: None,
+        by_engine: false,
+        limit: None,
+        peak: None,
+        timeout: None,
+    };
 
     #[test]
     fn an_exit_code_is_told_as_what_it_is() {

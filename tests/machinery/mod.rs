@@ -6,6 +6,7 @@
 pub(crate) mod engine_proxy;
 
 use std::{
+    path::Path,
     process::{ExitStatus, Stdio},
     sync::OnceLock,
     time::Duration,
@@ -13,6 +14,7 @@ use std::{
 
 use sandbox::{Builder, Call, Sandbox};
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -67,8 +69,15 @@ pub(crate) struct Agent {
     child: Child,
     stdout: Lines<BufReader<ChildStdout>>,
     log: Vec<Value>,
+    launch: Launch,
+}
+
+/// How an agent is started, and started again.
+struct Launch {
     environment: Vec<(String, String)>,
     under: Vec<String>,
+    /// Its state folder, which the next agent finds as it is.
+    state: TempDir,
 }
 
 /// An agent that ended.
@@ -108,21 +117,23 @@ pub(crate) fn start_in(sandbox: Sandbox, given: Given<'_>) -> Agent {
     // Short where a VM's patience would only make a failing test slow.
     let quick = [("LONGRUN_ENGINE_WAIT", "10s"), ("LONGRUN_DELIVERY_DEADLINE", "60s")];
     let own = quick.iter().chain(given.environment).map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
-    let environment = fakes.into_iter().chain(own).collect();
+    let state = tempfile::tempdir().expect("a folder");
+    let state_dir = ("LONGRUN_STATE_DIR".to_owned(), state.path().display().to_string());
+    let environment = fakes.into_iter().chain([state_dir]).chain(own).collect();
     let under = given.under.iter().map(|word| (*word).to_owned()).collect();
-    Agent::spawn(sandbox, environment, under)
+    Agent::spawn(sandbox, Launch { environment, under, state })
 }
 
 impl Agent {
-    fn spawn(sandbox: Sandbox, environment: Vec<(String, String)>, under: Vec<String>) -> Self {
+    fn spawn(sandbox: Sandbox, launch: Launch) -> Self {
         let docker_host = std::env::var("DOCKER_HOST").map(|host| ("DOCKER_HOST".to_owned(), host));
         let agent = env!("CARGO_BIN_EXE_longrun-agent").to_owned();
-        let mut words = under.iter().chain([&agent]);
+        let mut words = launch.under.iter().chain([&agent]);
         let mut child = Command::new(words.next().expect("the agent's path, if no other word"))
             .args(words)
             .env_clear()
             .envs(docker_host.ok())
-            .envs(environment.iter().cloned())
+            .envs(launch.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -130,7 +141,7 @@ impl Agent {
             .spawn()
             .expect("the agent's binary");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        Self { sandbox, child, stdout, log: Vec::new(), environment, under }
+        Self { sandbox, child, stdout, log: Vec::new(), launch }
     }
 
     /// Waits for a line of the agent's log whose message begins so, and answers it.
@@ -163,7 +174,12 @@ impl Agent {
     pub(crate) async fn killed_and_started_after<T>(mut self, happens: impl FnOnce() -> T) -> Self {
         self.child.kill().await.expect("an agent that runs, or has just ended");
         happens();
-        Self::spawn(self.sandbox, self.environment, self.under)
+        Self::spawn(self.sandbox, self.launch)
+    }
+
+    /// Where it keeps what must outlive it.
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.launch.state.path()
     }
 
     /// The agent's process.

@@ -73,7 +73,7 @@ async fn run(arguments: Arguments) -> io::Result<ExitCode> {
         let (mut signals, handle) = (signal(kind)?, handle.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                handle.ask();
+                handle.ask(supervise::Cause::Stopped);
             }
         });
     }

@@ -1,0 +1,128 @@
+//! After the end: what the Engine knows of it, and whether it was the Engine that brought it about.
+//!
+//! A Docker that stops without live-restore ends its containers, and a job that obeys its SIGTERM then exits with
+//! 0, as one that completed does. Two things tell them apart (seen on 20.10): Docker closes its socket before it
+//! ends the containers, so that a new connection fails just then; and a Docker that crashed ends them when it
+//! starts again, which is the first that its events tell of them.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::timeout;
+
+use super::{Cause, End, Exited, Stop, Verdict, state_in, verdict::Ended};
+use crate::{
+    engine::{Container, ContainerState, EngineError, MemorySeen},
+    http,
+    job::Job,
+};
+
+/// For the log to end after the job did, if it goes on flowing all the time.
+pub(crate) const DRAIN: Duration = Duration::from_secs(300);
+/// The same on preemption (see `state`, "the longest grace").
+const DRAIN_AT_PREEMPTION: Duration = Duration::from_secs(3);
+/// The same where the Engine is gone, and the agent will soon be.
+const DRAIN_WHEN_LOST: Duration = Duration::from_secs(1);
+
+/// A container's end, with all that is known of it.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    end: End,
+    state: Option<ContainerState>,
+    /// Whether the Engine ended it, by going itself.
+    by_engine: bool,
+}
+
+/// Looks at a container that has ended. `patience` is for an Engine that is away; who waits may be told to stop.
+pub(crate) async fn settle(container: &Container, end: End, patience: Duration, stop: &mut Stop) -> Settled {
+    let Ok(exited) = end.seen else {
+        return Settled { end, state: None, by_engine: false };
+    };
+    if let Some(cause) = end.cause {
+        let patience = cause.engine_patience(patience);
+        let state = timeout(patience, state_in(container, patience)).await;
+        return Settled { end, state: state.ok().and_then(Result::ok), by_engine: false };
+    }
+    // The Engine's client makes a new connection for each call, so an Engine that is going is seen to.
+    let was_away = match container.state().await {
+        Ok(state) if !exited.unwatched => return Settled { end, state: Some(state), by_engine: false },
+        answer => answer.is_err_and(|error| error.is_away()),
+    };
+    tracing::warn!(was_away, "Docker was away around the job's end");
+    let asked = tokio::select! {
+        asked = ask(container, exited, was_away, patience) => asked,
+        cause = stop.asked() => {
+            let end = End { cause: Some(cause), ..end };
+            return Settled { end, state: None, by_engine: false };
+        }
+    };
+    let (state, by_engine) = asked.unwrap_or_else(|error| {
+        tracing::warn!(error = http::chain(&error), "how the job ended is not known for sure");
+        (None, true)
+    });
+    Settled { end, state, by_engine }
+}
+
+/// The container's state, and whether it was the Engine that ended it.
+async fn ask(
+    container: &Container,
+    exited: Exited,
+    was_away: bool,
+    patience: Duration,
+) -> Result<(Option<ContainerState>, bool), EngineError> {
+    let state = state_in(container, patience).await?;
+    let by_engine = match container.survives_the_engine().await? {
+        true => false,
+        false => (was_away && !exited.unwatched) || container.was_signalled().await?,
+    };
+    Ok((Some(state), by_engine))
+}
+
+impl Settled {
+    /// When the container started, by the Engine.
+    pub(crate) fn started_at(&self) -> Option<SystemTime> {
+        self.state.as_ref()?.started_at
+    }
+
+    /// When the container ended, by the Engine.
+    pub(crate) fn finished_at(&self) -> Option<SystemTime> {
+        self.state.as_ref()?.finished_at
+    }
+
+    /// Whether the container is known to have ended.
+    pub(crate) fn is_known(&self) -> bool {
+        self.end.seen.is_ok()
+    }
+
+    /// How long the rest of the log may take.
+    pub(crate) fn drain(&self) -> Duration {
+        match (self.end.cause, &self.end.seen) {
+            (_, Err(_)) => DRAIN_WHEN_LOST,
+            (Some(Cause::Preempted), _) => DRAIN_AT_PREEMPTION,
+            (None | Some(Cause::Deadline | Cause::Stopped | Cause::VmStopping), Ok(_)) => DRAIN,
+        }
+    }
+
+    /// Why the log may lack its end although its stream was whole. What a job writes while Docker is away is lost
+    /// if it ends before Docker is back (seen on 20.10).
+    pub(crate) fn log_gap(&self) -> Option<String> {
+        let unwatched = self.end.seen.as_ref().is_ok_and(|exited| exited.unwatched);
+        unwatched.then(|| "Docker was away when the job ended; what it wrote then may be missing".to_owned())
+    }
+
+    /// What the report says of it.
+    pub(crate) fn verdict(&self, job: &Job, memory: MemorySeen) -> Verdict {
+        match &self.end.seen {
+            Err(why) => Verdict::lost(self.end.cause, why),
+            Ok(exited) => Verdict::of(Ended {
+                code: exited.code,
+                // On cgroup v2 the Engine misses a child that was killed (FACTS).
+                oom_killed: memory.oom_kills > 0 || self.state.as_ref().is_some_and(|state| state.oom_killed),
+                cause: self.end.cause,
+                by_engine: self.by_engine,
+                limit: job.command.memory.or(memory.limit),
+                peak: memory.peak,
+                timeout: job.timeout,
+            }),
+        }
+    }
+}
