@@ -15,6 +15,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::iter::Peekable;
 use std::process::{Command, exit};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 use std::{env, fs};
@@ -35,8 +36,10 @@ usage: job WORD…, where a WORD is one of
   cat PATH          the file's content
   file PATH TEXT    writes the file
   pause MS          goes on after so many milliseconds
+  await PATH        goes on when the file is there
   wait              until a signal ends it
   ignore-term       from now on SIGTERM only prints a line
+  exit-on-term N    from now on SIGTERM ends it with N
   exit N            ends with N
   raise N           sends itself the signal N, which has its usual effect unless this is process 1
   crash             a fault: SIGSEGV, as process 1 too
@@ -59,6 +62,9 @@ const SIGINT: i32 = 2;
 const SIGQUIT: i32 = 3;
 const SIGTERM: i32 = 15;
 const SIG_DFL: usize = 0;
+
+/// What `exit-on-term` was told; a handler gets no more than the signal's number.
+static CODE_ON_TERM: AtomicI32 = AtomicI32::new(0);
 
 unsafe extern "C" {
     fn signal(number: i32, handler: usize) -> usize;
@@ -113,8 +119,18 @@ fn run(word: &str, words: &mut Words) {
         "cat" => out(checked(fs::read(words.text()))),
         "file" => checked(fs::write(words.text(), words.text())),
         "pause" => sleep(Duration::from_millis(words.number())),
+        "await" => {
+            let path = words.text();
+            while !checked(fs::exists(&path)) {
+                sleep(Duration::from_millis(10));
+            }
+        }
         "wait" => wait(),
         "ignore-term" => handle(SIGTERM, ignore),
+        "exit-on-term" => {
+            CODE_ON_TERM.store(words.number(), Ordering::Relaxed);
+            handle(SIGTERM, leave_as_told);
+        }
         "exit" => exit(words.number()),
         "raise" => raise_with_its_usual_effect(words.number()),
         "crash" => crash(),
@@ -187,6 +203,11 @@ fn handle(number: i32, handler: extern "C" fn(i32)) {
 extern "C" fn leave(number: i32) {
     // SAFETY: a handler may call it.
     unsafe { _exit(128 + number) }
+}
+
+extern "C" fn leave_as_told(_: i32) {
+    // SAFETY: a handler may call it.
+    unsafe { _exit(CODE_ON_TERM.load(Ordering::Relaxed)) }
 }
 
 extern "C" fn ignore(_: i32) {

@@ -32,6 +32,18 @@ fn a_file_that_was_written_can_be_read() {
 }
 
 #[test]
+fn a_file_that_is_not_there_yet_is_awaited() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("go");
+    let words = ["print", "before", "await", path.to_str().expect("text"), "exit", "3"];
+    let mut job = program(&words).stdout(Stdio::piped()).spawn().expect("it runs");
+    first_line(&mut job);
+    assert_eq!(job.try_wait().expect("a job"), None);
+    std::fs::write(path, "").expect("a file");
+    assert_eq!(job.wait().expect("an end").code(), Some(3));
+}
+
+#[test]
 fn a_word_it_does_not_know_is_a_usage_error() {
     for words in [&["dance"][..], &[], &["print"], &["exit", "soon"], &["lines", "1"]] {
         let output = program(words).output().expect("it runs");
@@ -110,6 +122,9 @@ fn the_first_process_of_a_container_ends_with_a_signal_unless_it_ignores_it() {
     assert_eq!(job.line(), "ignored SIGTERM\n");
     job.signal("KILL");
     assert_eq!(job.end(), (String::new(), 137));
+    let job = container(&[], &["exit-on-term", "7", "print", "started", "wait"]);
+    job.signal("TERM");
+    assert_eq!(job.end(), (String::new(), 7));
 }
 
 /// Runs the words on this machine, in `/`, with NAME in the environment and five bytes to read.
