@@ -4,6 +4,8 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "every suite compiles this, and none uses all of it")]
 
 pub(crate) mod engine_proxy;
+pub(crate) mod host;
+pub(crate) mod private_engine;
 
 use std::{
     path::Path,
@@ -161,8 +163,7 @@ impl Agent {
 
     /// Sends the agent a signal.
     pub(crate) fn signal(&self, signal: &str) {
-        let sent = std::process::Command::new("kill").args(["-s", signal, &self.id().to_string()]).status();
-        assert!(sent.expect("kill").success());
+        send(signal, self.id());
     }
 
     /// Ends the agent by SIGKILL and starts another one in its place.
@@ -245,6 +246,12 @@ impl Ended {
     fn run_id(&self) -> Option<&str> {
         self.log.iter().find_map(|line| line["run_id"].as_str())
     }
+}
+
+/// Sends a process a signal.
+fn send(signal: &str, process: u32) {
+    let sent = std::process::Command::new("kill").args(["-s", signal, &process.to_string()]).status();
+    assert!(sent.expect("kill").success());
 }
 
 /// The name of the sandbox's job image, made once.
