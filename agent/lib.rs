@@ -31,8 +31,8 @@
 //! 2. **Never twice.** A container is found again by its name and label, and never started a second time.
 //! 3. **The token stays home.** [`google::credential`] says which host gets which credential, and everything
 //!    else asks it. Redirects are not followed.
-//! 4. **Logs never cost the outcome.** Memory stays flat whatever the job prints; a broken log stream is a
-//!    note in the report.
+//! 4. **Logs never cost the outcome.** Memory stays flat whatever the job prints; a log stream that breaks is
+//!    read on from the Engine's own log, and what may be missing is a note in the report.
 //! 5. **No open port.**
 //!
 //! # Reading order

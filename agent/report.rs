@@ -142,7 +142,7 @@ pub struct Logs {
     pub uri: Option<String>,
     /// Finds the log in Cloud Logging.
     pub cloud_logging_query: Option<String>,
-    /// Why there is no log, or why it is not whole.
+    /// Why there is no log, or why it may not be whole.
     pub unavailable: Option<String>,
 }
 

@@ -134,6 +134,15 @@ async fn a_log_whose_stream_is_cut_is_read_on_from_the_engines_own() {
 }
 
 #[tokio::test]
+async fn what_the_engine_kept_otherwise_than_it_sent_it_is_told_as_not_exact() {
+    // Invalid UTF-8, which json-file replaces: three bytes are there in the place of one.
+    let engine = EngineProxy::start(&[("/attach", Fault::CutAfter(100_000))]);
+    let report = told_through(&engine, "docker run --log-opt max-size=1g IMAGE cat /job pause 1500").await;
+    let why = report["logs"]["unavailable"].as_str().unwrap_or_default();
+    assert!(why.ends_with("where it did, lines may be missing or repeated"), "{why:?}");
+}
+
+#[tokio::test]
 async fn a_terminals_log_whose_stream_is_cut_is_read_on_too() {
     let engine = EngineProxy::start(&[("/attach", Fault::CutAfter(5))]);
     let report = told_through(&engine, "docker run -t IMAGE print early pause 1500 print late").await;
@@ -150,7 +159,7 @@ async fn a_log_that_is_cut_and_that_the_engine_rotates_is_told_as_not_exact() {
         let report = told_through(&engine, &format!("{command} lines 20 100 pause 1500 print late")).await;
         let logs = &report["logs"];
         let why = logs["unavailable"].as_str().unwrap_or_default();
-        assert!(why.starts_with("the log stream broke at 20"), "{logs:#}");
+        assert!(why.starts_with("the log stream broke, first at 20"), "{logs:#}");
         assert!(why.contains(&format!(
             "may be missing or repeated, because the Engine's own log (driver {driver})"
         )));
@@ -167,6 +176,15 @@ async fn a_log_that_is_cut_and_that_the_engine_does_not_keep_is_listened_to_agai
     let why = logs["unavailable"].as_str().unwrap_or_default();
     assert!(why.contains("what the job wrote until it was listened to again is not here"), "{why}");
     assert!(why.contains("configured logging driver does not support reading"), "{why}");
+}
+
+#[tokio::test]
+async fn a_log_that_does_not_come_is_told_and_not_waited_for() {
+    let engine = EngineProxy::start(&[("/attach", Fault::CutBody), ("/logs", Fault::Hang)]);
+    let report = told_through(&engine, "docker run IMAGE pause 1500 print late").await;
+    let missing = "the rest of the log did not come in time after the job's end";
+    assert_eq!(report["logs"]["unavailable"], missing, "{report:#}");
+    assert_eq!(report["reason"], "Completed");
 }
 
 #[tokio::test]

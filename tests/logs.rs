@@ -3,7 +3,7 @@
 
 mod machinery;
 
-use machinery::{GIVEN, Given, run, start};
+use machinery::{Agent, GIVEN, Given, run, start};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -56,6 +56,14 @@ async fn a_million_lines_cost_no_memory() {
     flat("docker run --log-driver none IMAGE lines 1000000 100", 1_000_000).await;
 }
 
+#[tokio::test]
+async fn a_long_log_of_a_job_that_is_taken_over_costs_no_memory() {
+    let command = "docker run --log-opt max-size=1g IMAGE lines 1000000 100";
+    let mut agent = start(Given { command, cloud: |cloud| cloud.callback_answers([503]), ..GIVEN }).await;
+    agent.says("the job runs").await;
+    flat_of(agent.killed_and_started_again().await, 1_000_000).await;
+}
+
 async fn logs_of(command: &str, attributes: &[(&str, &str)]) -> Value {
     let ended = run(Given { command, attributes, ..GIVEN }).await;
     let report = ended.report();
@@ -66,7 +74,11 @@ async fn logs_of(command: &str, attributes: &[(&str, &str)]) -> Value {
 /// A hundred megabytes are counted, and the agent's memory stays a small part of that. Its peak is read
 /// while it waits to deliver once more.
 async fn flat(command: &str, lines: u64) {
-    let mut agent = start(Given { command, cloud: |cloud| cloud.callback_answers([503]), ..GIVEN }).await;
+    let given = Given { command, cloud: |cloud| cloud.callback_answers([503]), ..GIVEN };
+    flat_of(start(given).await, lines).await;
+}
+
+async fn flat_of(mut agent: Agent, lines: u64) {
     agent.says("the report was not accepted yet").await;
     let peak = agent.peak_memory();
     let logs = agent.ended().await.report()["logs"].clone();

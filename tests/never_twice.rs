@@ -31,6 +31,27 @@ async fn a_job_that_ended_while_no_agent_ran_is_told_and_not_run_again() {
 }
 
 #[tokio::test]
+async fn what_the_engine_dropped_of_a_log_before_it_was_taken_over_is_told() {
+    let log = "--log-driver local --log-opt max-size=1k --log-opt max-file=2";
+    let (agent, _) = running(&format!("docker run {log} IMAGE lines 100 100 pause 500")).await;
+    let report = agent.killed_and_started_again().await.ended().await.report();
+    let why = "the job was taken over; lines may be missing or repeated";
+    assert!(report["logs"]["unavailable"].as_str().unwrap().starts_with(why), "{report:#}");
+}
+
+#[tokio::test]
+async fn a_job_whose_log_the_engine_does_not_keep_is_listened_to_from_the_take_over_on() {
+    for (job, tail) in [("print early pause 2500 print late", "late\n"), ("pause 200 print early", "")] {
+        let (agent, container) = running(&format!("docker run --log-driver none IMAGE {job}")).await;
+        let ends_first = || if tail.is_empty() { docker(&["wait", &container]) } else { String::new() };
+        let report = agent.killed_and_started_after(ends_first).await.ended().await.report();
+        assert!(report["logs"]["tail"].as_str().unwrap().ends_with(tail), "{report:#}");
+        let why = report["logs"]["unavailable"].as_str().unwrap();
+        assert!(why.contains("configured logging driver does not support reading"), "{why}");
+    }
+}
+
+#[tokio::test]
 async fn a_report_that_was_not_accepted_is_told_by_the_next_agent_and_the_job_is_not_run_again() {
     let attributes = [("longrun-callback-auth", "none")];
     let cloud = |cloud: sandbox::Builder| cloud.callback_answers([503, 503]);

@@ -4,6 +4,7 @@
 //! Leaves out everything before the start and after the end.
 
 mod output;
+mod patience;
 mod settle;
 mod state;
 mod stop;

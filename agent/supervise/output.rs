@@ -14,12 +14,9 @@ use std::{
 };
 
 use reqwest::StatusCode;
-use tokio::{
-    sync::oneshot,
-    task::JoinHandle,
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
+use super::patience::Patience;
 use crate::{
     backoff,
     engine::{Container, EngineError, LogConfig, Output, OutputReader, patiently},
@@ -29,8 +26,6 @@ use crate::{
     report::Logs,
 };
 
-/// For the next byte of the log to come after the job's end: the Engine closes it within half a second (FACTS).
-const DRAIN: Duration = Duration::from_secs(10);
 /// A log that ends so long before the job was cut off; the two ends of a good one come together.
 const EARLY: Duration = Duration::from_secs(1);
 /// Between two readings of the Engine's log.
@@ -77,7 +72,7 @@ impl OutputTask {
     }
 
     /// What was read, now that the job ended. What does not come `within` this time, or after a silence of
-    /// [`DRAIN`], is told as missing.
+    /// ten seconds, is told as missing.
     pub(crate) async fn finish(self, within: Duration) -> Logs {
         // A task that gave up does not listen.
         let _ = self.job_ended.send(Instant::now() + within);
@@ -162,24 +157,22 @@ impl Follower {
 
     /// What is not certain of a log that was read to its end.
     fn doubt(&self) -> Option<String> {
-        let when = match self.broke_at {
-            Some(moment) => format!("the log stream broke at {}", humantime::format_rfc3339_millis(moment)),
-            None => "the job was taken over".to_owned(),
-        };
-        match self.kept.as_ref()? {
+        let why = match self.kept.as_ref()? {
             Kept::Nothing(why) => {
-                Some(format!("{when}; what the job wrote until it was listened to again is not here: {why}"))
+                format!("what the job wrote until it was listened to again is not here: {why}")
             }
-            Kept::Whole(config) | Kept::Rest(config) if !self.taken.is_kept_by(config) => Some(format!(
-                "{when}; lines from around then on may be missing or repeated, because the Engine's own log \
-                 (driver {}) does not surely have all of them",
+            Kept::Whole(config) | Kept::Rest(config) if !self.taken.is_kept_by(config) => format!(
+                "lines may be missing or repeated, because the Engine's own log (driver {}) does not surely \
+                 have all of them",
                 config.driver
-            )),
-            Kept::Whole(_) | Kept::Rest(_) if self.taken.replay.is_exact() => None,
-            Kept::Whole(_) | Kept::Rest(_) => {
-                Some(format!("{when}; lines from around then may be missing or repeated"))
-            }
-        }
+            ),
+            Kept::Whole(_) | Kept::Rest(_) if self.taken.replay.is_exact() => return None,
+            Kept::Whole(_) | Kept::Rest(_) => "where it did, lines may be missing or repeated".to_owned(),
+        };
+        Some(match self.broke_at.map(humantime::format_rfc3339_millis) {
+            Some(moment) => format!("the log stream broke, first at {moment}; {why}"),
+            None => format!("the job was taken over; {why}"),
+        })
     }
 }
 
@@ -246,56 +239,6 @@ impl Taken {
         let (tail, truncated_bytes) = self.tail.text();
         let (bytes, lines) = (self.tail.bytes(), self.tail.lines());
         Logs { tail, bytes, lines, truncated_bytes, ..Logs::default() }
-    }
-}
-
-/// How long reading may take: as long as the job, and within bounds after its end.
-struct Patience {
-    job_ended: oneshot::Receiver<Instant>,
-    /// The end of it, once the job ended.
-    deadline: Option<Instant>,
-    /// When the last byte came, or the job ended.
-    heard: Instant,
-}
-
-impl Patience {
-    fn new(job_ended: oneshot::Receiver<Instant>) -> Self {
-        Self { job_ended, deadline: None, heard: Instant::now() }
-    }
-
-    fn heard(&mut self) {
-        if self.deadline.is_some() {
-            self.heard = Instant::now();
-        }
-    }
-
-    /// Returns when there is none left.
-    async fn over(&mut self) {
-        let deadline = self.job_ended().await;
-        sleep_until(deadline.min(self.heard + DRAIN)).await;
-    }
-
-    /// Waits, but for no longer than the job runs or patience lasts.
-    async fn pause(&mut self, pause: Duration) {
-        // Either end of the wait is good.
-        let _ = match self.deadline {
-            None => timeout(pause, self.job_ended()).await.map(drop),
-            Some(_) => timeout(pause, self.over()).await,
-        };
-    }
-
-    async fn job_ends_within(&mut self, time: Duration) -> bool {
-        timeout(time, self.job_ended()).await.is_ok()
-    }
-
-    /// The deadline, as soon as the job ended. Where nobody waits for the log any more, that is now.
-    async fn job_ended(&mut self) -> Instant {
-        if let Some(deadline) = self.deadline {
-            return deadline;
-        }
-        let deadline = (&mut self.job_ended).await.unwrap_or_else(|_| Instant::now());
-        self.heard = Instant::now();
-        *self.deadline.insert(deadline)
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     CutBody,
     /// The Engine has it, and the connection closes after the answer's head and so many bytes.
     CutAfter(u64),
+    /// The Engine never has it, and nothing comes for as long as the agent waits.
+    Hang,
     /// The Engine never has it, and this is the answer.
     Say(&'static str),
 }
@@ -73,6 +75,7 @@ async fn serve(mut client: UnixStream, faults: Faults, seen: Arc<Mutex<Vec<Strin
     };
     match fault {
         Some(Fault::Close) => return Ok(()),
+        Some(Fault::Hang) => return client.read(&mut [0; 1]).await.map(drop),
         Some(Fault::Say(answer)) => return client.write_all(answer.as_bytes()).await,
         Some(Fault::LoseAnswer | Fault::CutBody | Fault::CutAfter(_)) | None => {}
     }
