@@ -338,7 +338,10 @@ impl Attempt<'_> {
         let note = async |cause| journal.note(Event::Stopping(cause)).await;
         let end = supervise::supervise(&container, exit, bounds, self.stop, self.watcher, note).await;
         let memory = memory.seen();
-        let end = supervise::settle(&container, end, bounds.engine, self.stop).await;
+        // Both at once: when the VM shuts down there is no time for one after the other.
+        let rest_of_log = output.finish(end.drain());
+        let settling = supervise::settle(&container, end, bounds.engine, self.stop);
+        let (end, logs) = tokio::join!(settling, rest_of_log);
         self.seen.started_at = end.started_at().or(self.seen.started_at);
         self.seen.finished_at = Some(end.finished_at().unwrap_or_else(SystemTime::now));
         match end.is_known() {
@@ -346,8 +349,8 @@ impl Attempt<'_> {
             // It may still run, unseen, and is not ended by a tidying hand.
             false => tracing::warn!(container = container.id, "the container is left where it is"),
         }
-        self.seen.logs = output.finish(end.drain()).await;
-        self.seen.logs.unavailable = self.seen.logs.unavailable.take().or_else(|| end.log_gap());
+        let unavailable = logs.unavailable.or_else(|| end.log_gap());
+        self.seen.logs = Logs { unavailable, ..logs };
         end.verdict(job, memory)
     }
 

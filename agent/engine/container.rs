@@ -45,6 +45,17 @@ pub struct Named {
     pub state: ContainerState,
 }
 
+/// Events of a container that the Engine remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// It started.
+    pub start: bool,
+    /// A signal was sent to it.
+    pub kill: bool,
+    /// It ended.
+    pub die: bool,
+}
+
 /// What an inspect says of the state, in the Engine's words.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -250,15 +261,25 @@ impl Container {
         Ok(info.live_restore_enabled)
     }
 
-    /// Whether a signal was sent to it since the Engine started: its events begin there.
-    pub async fn was_signalled(&self) -> Result<bool, EngineError> {
+    /// What the Engine remembers of the container: since it started, and of its last 256 events.
+    pub async fn remembered(&self) -> Result<Remembered, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Happened {
+            action: String,
+        }
         let doing = "reading the container's events";
-        let filters = serde_json::json!({ "container": [self.id], "event": ["kill"] }).to_string();
+        let filters = serde_json::json!({ "container": [self.id], "event": ["start", "kill", "die"] });
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let until = (now.as_secs() + 1).to_string();
+        // The second that has begun counts; the Engine answers when it is over.
+        let (until, filters) = ((now.as_secs() + 1).to_string(), filters.to_string());
         let query = [("since", "0"), ("until", &*until), ("filters", &*filters)];
         let request = self.engine.request(Method::GET, "/events", &query);
-        Ok(!body(doing, call(doing, QUICK, request).await?).await?.is_empty())
+        let body = body(doing, call(doing, QUICK, request).await?).await?;
+        let happened = serde_json::Deserializer::from_slice(&body).into_iter::<Happened>();
+        let happened: Vec<_> = happened.map_while(Result::ok).map(|happened| happened.action).collect();
+        let has = |action: &str| happened.iter().any(|happened| happened == action);
+        Ok(Remembered { start: has("start"), kill: has("kill"), die: has("die") })
     }
 
     async fn inspect<T: for<'a> Deserialize<'a>>(&self) -> Result<T, EngineError> {

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
-pub use container::{Container, ContainerState, Exit, Named};
+pub use container::{Container, ContainerState, Exit, Named, Remembered};
 pub use log_config::LogConfig;
 pub use memory::{MemorySeen, MemoryWatch};
 pub use output::{Output, OutputReader};

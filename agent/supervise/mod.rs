@@ -71,7 +71,7 @@ pub(crate) struct End {
 pub(crate) struct Exited {
     /// Its exit code.
     pub(crate) code: i64,
-    /// Whether the Engine was away when it ended, and so may have brought it about.
+    /// Whether nobody was listening when it ended: the wait had broken, and the Engine may have been away.
     pub(crate) unwatched: bool,
 }
 
@@ -219,28 +219,27 @@ async fn watch_exit(
         }
         // An Engine that answers every wait at once with an error must not be asked without a pause.
         sleep(delays.next().unwrap_or(RESEND)).await;
-        let (state, was_away) = insist(away, || container.state()).await?;
+        let state = insist(away, || container.state()).await?;
         if !state.running {
-            return Ok(Exited { code: state.exit_code, unwatched: was_away });
+            return Ok(Exited { code: state.exit_code, unwatched: true });
         }
-        (exit, _) = insist(away, || container.not_running()).await?;
+        exit = insist(away, || container.not_running()).await?;
     }
 }
 
-/// Asks until there is an answer; whoever waits for it decides for how long. Answers too whether the Engine was
-/// away meanwhile.
+/// Asks until there is an answer; whoever waits for it decides for how long.
 async fn insist<T>(
     away: &watch::Sender<Option<Away>>,
     call: impl AsyncFn() -> Result<T, EngineError>,
-) -> Result<(T, bool), String> {
+) -> Result<T, String> {
     let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));
-    let mut was_away = false;
+    let mut told = false;
     mark(away, "the Engine does not answer".to_owned());
     loop {
         let error = match call().await {
             Ok(answer) => {
                 away.send_replace(None);
-                return Ok((answer, was_away));
+                return Ok(answer);
             }
             Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => {
                 return Err("the container is gone: somebody removed it".to_owned());
@@ -248,10 +247,10 @@ async fn insist<T>(
             Err(error) if !error.may_pass() => return Err(http::chain(&error)),
             Err(error) => error,
         };
-        if !was_away {
+        if !told {
             tracing::warn!(error = http::chain(&error), "waiting for the Engine");
         }
-        was_away |= error.is_away();
+        told = true;
         mark(away, http::chain(&error));
         sleep(delays.next().unwrap_or(RESEND)).await;
     }

@@ -27,65 +27,85 @@ const DRAIN_WHEN_LOST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Settled {
     end: End,
+    look: Look,
+}
+
+/// What a look at a container that has ended brings.
+#[derive(Debug, Default)]
+struct Look {
     state: Option<ContainerState>,
     /// Whether the Engine ended it, by going itself.
     by_engine: bool,
+    /// Whether the Engine was away when it ended.
+    unseen: bool,
 }
 
 /// Looks at a container that has ended. `patience` is for an Engine that is away; who waits may be told to stop.
 pub(crate) async fn settle(container: &Container, end: End, patience: Duration, stop: &mut Stop) -> Settled {
     let Ok(exited) = end.seen else {
-        return Settled { end, state: None, by_engine: false };
+        return Settled { end, look: Look::default() };
     };
     if let Some(cause) = end.cause {
-        let patience = cause.engine_patience(patience);
-        let state = timeout(patience, state_in(container, patience)).await;
-        return Settled { end, state: state.ok().and_then(Result::ok), by_engine: false };
+        let state = timeout(cause.engine_patience(patience), container.state()).await;
+        let state = state.ok().and_then(Result::ok);
+        return Settled { end, look: Look { state, ..Look::default() } };
     }
-    // The Engine's client makes a new connection for each call, so an Engine that is going is seen to.
-    let was_away = match container.state().await {
-        Ok(state) if !exited.unwatched => return Settled { end, state: Some(state), by_engine: false },
-        answer => answer.is_err_and(|error| error.is_away()),
-    };
-    tracing::warn!(was_away, "Docker was away around the job's end");
-    let asked = tokio::select! {
-        asked = ask(container, exited, was_away, patience) => asked,
-        cause = stop.asked() => {
-            let end = End { cause: Some(cause), ..end };
-            return Settled { end, state: None, by_engine: false };
-        }
-    };
-    let (state, by_engine) = asked.unwrap_or_else(|error| {
-        tracing::warn!(error = http::chain(&error), "how the job ended is not known for sure");
-        (None, true)
-    });
-    Settled { end, state, by_engine }
+    tokio::select! {
+        look = look(container, exited, patience) => Settled { end, look },
+        cause = stop.asked() => Settled { end: End { cause: Some(cause), ..end }, look: Look::default() },
+    }
 }
 
-/// The container's state, and whether it was the Engine that ended it.
-async fn ask(
+async fn look(container: &Container, exited: Exited, patience: Duration) -> Look {
+    // The Engine's client makes a new connection for each call, so that an Engine that is going is seen to.
+    let engine_goes = match container.state().await {
+        Ok(state) if !exited.unwatched => return Look { state: Some(state), ..Look::default() },
+        answer => answer.is_err_and(|error| error.is_away()),
+    };
+    tracing::warn!(engine_goes, "Docker was away around the job's end");
+    look_closer(container, exited, engine_goes, patience).await.unwrap_or_else(|error| {
+        tracing::warn!(error = http::chain(&error), "how the job ended is not known for sure");
+        Look { state: None, by_engine: true, unseen: true }
+    })
+}
+
+async fn look_closer(
     container: &Container,
     exited: Exited,
-    was_away: bool,
+    engine_goes: bool,
     patience: Duration,
-) -> Result<(Option<ContainerState>, bool), EngineError> {
-    let state = state_in(container, patience).await?;
-    let by_engine = match container.survives_the_engine().await? {
-        true => false,
-        false => (was_away && !exited.unwatched) || container.was_signalled().await?,
-    };
-    Ok((Some(state), by_engine))
+) -> Result<Look, EngineError> {
+    let state = Some(state_in(container, patience).await?);
+    let (lives_on, remembered) = (container.survives_the_engine().await?, container.remembered().await?);
+    let by_engine = !lives_on
+        && match exited.unwatched {
+            // An Engine that was started since the job was, and sent it a signal.
+            true => remembered.kill && !remembered.start,
+            false => engine_goes,
+        };
+    Ok(Look { state, by_engine, unseen: exited.unwatched && !remembered.die })
+}
+
+impl End {
+    /// How long the rest of the log may take.
+    pub(crate) fn drain(&self) -> Duration {
+        match (self.cause, &self.seen) {
+            (_, Err(_)) => DRAIN_WHEN_LOST,
+            (Some(Cause::Preempted), _) => DRAIN_AT_PREEMPTION,
+            (None | Some(Cause::Deadline | Cause::Stopped | Cause::VmStopping), Ok(_)) => DRAIN,
+        }
+    }
 }
 
 impl Settled {
     /// When the container started, by the Engine.
     pub(crate) fn started_at(&self) -> Option<SystemTime> {
-        self.state.as_ref()?.started_at
+        self.look.state.as_ref()?.started_at
     }
 
     /// When the container ended, by the Engine.
     pub(crate) fn finished_at(&self) -> Option<SystemTime> {
-        self.state.as_ref()?.finished_at
+        self.look.state.as_ref()?.finished_at
     }
 
     /// Whether the container is known to have ended.
@@ -93,20 +113,12 @@ impl Settled {
         self.end.seen.is_ok()
     }
 
-    /// How long the rest of the log may take.
-    pub(crate) fn drain(&self) -> Duration {
-        match (self.end.cause, &self.end.seen) {
-            (_, Err(_)) => DRAIN_WHEN_LOST,
-            (Some(Cause::Preempted), _) => DRAIN_AT_PREEMPTION,
-            (None | Some(Cause::Deadline | Cause::Stopped | Cause::VmStopping), Ok(_)) => DRAIN,
-        }
-    }
-
     /// Why the log may lack its end although its stream was whole. What a job writes while Docker is away is lost
     /// if it ends before Docker is back (seen on 20.10).
     pub(crate) fn log_gap(&self) -> Option<String> {
-        let unwatched = self.end.seen.as_ref().is_ok_and(|exited| exited.unwatched);
-        unwatched.then(|| "Docker was away when the job ended; what it wrote then may be missing".to_owned())
+        self.look
+            .unseen
+            .then(|| "Docker was away when the job ended; what it wrote then may be missing".to_owned())
     }
 
     /// What the report says of it.
@@ -116,9 +128,10 @@ impl Settled {
             Ok(exited) => Verdict::of(Ended {
                 code: exited.code,
                 // On cgroup v2 the Engine misses a child that was killed (FACTS).
-                oom_killed: memory.oom_kills > 0 || self.state.as_ref().is_some_and(|state| state.oom_killed),
+                oom_killed: memory.oom_kills > 0
+                    || self.look.state.as_ref().is_some_and(|state| state.oom_killed),
                 cause: self.end.cause,
-                by_engine: self.by_engine,
+                by_engine: self.look.by_engine,
                 limit: job.command.memory.or(memory.limit),
                 peak: memory.peak,
                 timeout: job.timeout,
