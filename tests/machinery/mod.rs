@@ -8,6 +8,7 @@ pub(crate) mod host;
 pub(crate) mod private_engine;
 
 use std::{
+    os::unix::process::ExitStatusExt,
     path::Path,
     process::{ExitStatus, Stdio},
     sync::OnceLock,
@@ -175,6 +176,14 @@ impl Agent {
     pub(crate) async fn killed_and_started_after<T>(mut self, happens: impl FnOnce() -> T) -> Self {
         self.child.kill().await.expect("an agent that runs, or has just ended");
         happens();
+        Self::spawn(self.sandbox, self.launch)
+    }
+
+    /// Waits until it was killed at a fail point, and starts another one that has none.
+    pub(crate) async fn killed_at_its_fail_point(mut self) -> Self {
+        let status = timeout(PATIENCE, self.child.wait()).await.expect("the agent never came there");
+        assert_eq!(status.expect("its end").signal(), Some(9), "it ended before it came there");
+        self.launch.environment.retain(|(name, _)| name != "LONGRUN_FAIL_AT");
         Self::spawn(self.sandbox, self.launch)
     }
 

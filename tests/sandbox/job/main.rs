@@ -35,6 +35,7 @@ usage: job WORD…, where a WORD is one of
   stdin             how many bytes stdin has
   cat PATH          the file's content
   file PATH TEXT    writes the file
+  append PATH TEXT  adds a line to the file
   pause MS          goes on after so many milliseconds
   await PATH        goes on when the file is there
   wait              until a signal ends it
@@ -118,6 +119,10 @@ fn run(word: &str, words: &mut Words) {
         }
         "cat" => out(checked(fs::read(words.text()))),
         "file" => checked(fs::write(words.text(), words.text())),
+        "append" => {
+            let file = fs::OpenOptions::new().create(true).append(true).open(words.text());
+            checked(checked(file).write_all(format!("{}\n", words.text()).as_bytes()));
+        }
         "pause" => sleep(Duration::from_millis(words.number())),
         "await" => {
             let path = words.text();
