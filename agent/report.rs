@@ -14,6 +14,10 @@ use serde_json::Value;
 const MOST_BYTES: usize = 256 << 10;
 /// Enough for the Engine's longest sentence; a registry's HTML error page is cut.
 const MOST_TEXT_BYTES: usize = 4 << 10;
+/// Of all attempts' messages: there may be a hundred.
+const MOST_ATTEMPTS_BYTES: usize = 12 << 10;
+/// Enough for the longest name that Google allows.
+const MOST_NAME_BYTES: usize = 256;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -179,17 +183,20 @@ impl Report {
 
     /// Every text but the tail, cut to its share.
     fn cut_texts(&mut self) {
-        let cut_to = |text: &mut String| *text = cut(text, MOST_TEXT_BYTES);
-        cut_to(&mut self.message);
+        let cut_to = |text: &mut String, bytes| *text = cut(text, bytes);
+        cut_to(&mut self.message, MOST_TEXT_BYTES);
+        let share = MOST_TEXT_BYTES.min(MOST_ATTEMPTS_BYTES / self.attempts.len().max(1));
         for attempt in &mut self.attempts {
-            cut_to(&mut attempt.message);
+            cut_to(&mut attempt.message, share);
         }
         if let Some(image) = &mut self.image {
-            cut_to(&mut image.reference);
+            cut_to(&mut image.reference, MOST_TEXT_BYTES);
         }
-        self.logs.unavailable.iter_mut().for_each(cut_to);
+        self.logs.unavailable.iter_mut().for_each(|text| cut_to(text, MOST_TEXT_BYTES));
         if let Some(Instance { name, id, zone, project, machine_type }) = &mut self.instance {
-            [name, id, zone, project, machine_type].into_iter().for_each(cut_to);
+            for name in [name, id, zone, project, machine_type] {
+                cut_to(name, MOST_NAME_BYTES);
+            }
         }
     }
 
@@ -308,6 +315,8 @@ mod tests {
         let mut report = sample(&long);
         report.message.clone_from(&long);
         report.attempts[0].message.clone_from(&long);
+        report.attempts[0].signal = Some("SIGKILL".to_owned());
+        report.attempts = vec![report.attempts[0].clone(); 100];
         report.image = Some(Image { reference: long.clone(), digest: None });
         report.logs.unavailable = Some(long.clone());
         report.instance.as_mut().unwrap().name = long;

@@ -91,6 +91,80 @@ async fn a_name_that_is_taken_makes_the_job_invalid_and_the_other_container_stay
     assert!(report["message"].as_str().unwrap().contains("is already in use by container"), "{report:#}");
 }
 
+#[tokio::test]
+async fn a_run_that_was_told_is_not_run_or_told_again() {
+    let agent = start(Given { command: "docker run IMAGE exit 4", ..GIVEN }).await;
+    let again = agent.ended_and_started_again().await.ended().await;
+    assert_eq!((again.status.code(), again.calls().len()), (Some(0), 1));
+    assert!(!again.logged("the job runs"), "{:#?}", again.log);
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_waits_for_any_more_is_not_run_again() {
+    let cloud = |cloud: sandbox::Builder| cloud.callback_answers([404]);
+    let agent = start(Given { cloud, ..GIVEN }).await;
+    let again = agent.ended_and_started_again().await.ended().await;
+    assert_eq!((again.status.code(), again.calls().len()), (Some(76), 1));
+}
+
+#[tokio::test]
+async fn another_callback_on_the_same_vm_is_another_run() {
+    let (agent, _) = running("docker run IMAGE exit 0").await;
+    agent.sandbox.set_attribute("callback-url", &agent.sandbox.plain_callback_url());
+    let ended = agent.ended_and_started_again().await.ended().await;
+    assert_eq!(ended.sandbox.reports().len(), 2);
+    assert!(ended.logged("the job runs"), "{:#?}", ended.log);
+}
+
+#[tokio::test]
+async fn of_two_agents_with_one_state_folder_the_second_one_does_nothing() {
+    let (agent, _) = running("docker run IMAGE wait").await;
+    let second = agent.second_agent().await;
+    assert_eq!(second.status.code(), Some(73));
+    assert!(
+        String::from_utf8_lossy(&second.stdout).contains("another longrun-agent works with the state folder")
+    );
+    agent.signal("TERM");
+    assert_eq!(agent.ended().await.report()["reason"], "Stopped");
+}
+
+#[tokio::test]
+async fn a_journal_that_cannot_be_used_is_set_aside_and_the_job_runs() {
+    let foreign = r#"{"version":1,"instanceId":"1","runId":"x","run":{"attempt":1,"ended":[],"phase":{"name":"preparing"}}}"#;
+    for (journal, why) in [
+        ("{\"version\":1,", "EOF while parsing"),
+        ("\0\0\0\0", "expected value"),
+        ("[]", "invalid type"),
+        (foreign, "it is of another VM, 1: was its disk cloned?"),
+        (&foreign.replace("version\":1", "version\":2"), "it is of version 2"),
+        (&foreign.replace("\"1\"", &format!("{:?}", sandbox::INSTANCE_ID.to_string())), "it is of the run x"),
+    ] {
+        let sandbox = sandbox::Sandbox::builder().start().await.unwrap();
+        let state = tempfile::tempdir().unwrap();
+        std::fs::write(state.path().join("journal.json"), journal).unwrap();
+        let environment = [("LONGRUN_STATE_DIR", state.path().to_str().unwrap())];
+        let ended = machinery::start_in(sandbox, Given { environment: &environment, ..GIVEN }).ended().await;
+        assert_eq!(ended.report()["reason"], "Completed", "{journal}");
+        let warned = ended.log.iter().find(|line| line["message"].as_str().unwrap().contains("set aside"));
+        let warned = warned.unwrap_or_else(|| panic!("{journal}: {:#?}", ended.log));
+        assert!(warned["why"].as_str().unwrap().contains(why), "{journal}: {warned:#}");
+        let aside = std::fs::read_to_string(state.path().join("journal.json.set-aside")).unwrap();
+        assert_eq!(aside, *journal);
+    }
+}
+
+#[tokio::test]
+async fn the_journal_is_for_the_agents_eyes_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let (agent, _) = running("docker run IMAGE wait").await;
+    for file in std::fs::read_dir(agent.state_dir()).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+    }
+    agent.signal("TERM");
+    agent.ended().await;
+}
+
 /// An agent whose job runs, and the job's container.
 async fn running(command: &str) -> (Agent, String) {
     let mut agent = start(Given { command, ..GIVEN }).await;

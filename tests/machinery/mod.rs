@@ -83,6 +83,23 @@ struct Launch {
     state: TempDir,
 }
 
+impl Launch {
+    fn command(&self) -> Command {
+        let docker_host = std::env::var("DOCKER_HOST").map(|host| ("DOCKER_HOST".to_owned(), host));
+        let mut words = self.under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_longrun-agent")]);
+        let mut command = Command::new(words.next().expect("the agent's path, if no other word"));
+        command
+            .args(words)
+            .env_clear()
+            .envs(docker_host.ok())
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+}
+
 /// An agent that ended.
 pub(crate) struct Ended {
     pub(crate) sandbox: Sandbox,
@@ -129,20 +146,7 @@ pub(crate) fn start_in(sandbox: Sandbox, given: Given<'_>) -> Agent {
 
 impl Agent {
     fn spawn(sandbox: Sandbox, launch: Launch) -> Self {
-        let docker_host = std::env::var("DOCKER_HOST").map(|host| ("DOCKER_HOST".to_owned(), host));
-        let agent = env!("CARGO_BIN_EXE_longrun-agent").to_owned();
-        let mut words = launch.under.iter().chain([&agent]);
-        let mut child = Command::new(words.next().expect("the agent's path, if no other word"))
-            .args(words)
-            .env_clear()
-            .envs(docker_host.ok())
-            .envs(launch.environment.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the agent's binary");
+        let mut child = launch.command().kill_on_drop(true).spawn().expect("the agent's binary");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         Self { sandbox, child, stdout, log: Vec::new(), launch }
     }
@@ -177,6 +181,18 @@ impl Agent {
         self.child.kill().await.expect("an agent that runs, or has just ended");
         happens();
         Self::spawn(self.sandbox, self.launch)
+    }
+
+    /// Waits for its end, and starts another one in its place.
+    pub(crate) async fn ended_and_started_again(mut self) -> Self {
+        timeout(PATIENCE, self.child.wait()).await.expect("the agent goes on and on").expect("its end");
+        Self::spawn(self.sandbox, self.launch)
+    }
+
+    /// Another agent, started beside it as it was, after its end.
+    pub(crate) async fn second_agent(&self) -> std::process::Output {
+        let second = self.launch.command().kill_on_drop(true).output();
+        timeout(PATIENCE, second).await.expect("it goes on and on").expect("the agent's binary")
     }
 
     /// Waits until it was killed at a fail point, and starts another one that has none.

@@ -59,8 +59,9 @@ async fn main() -> ExitCode {
 /// The job, from its attributes to its report, with the job's exit code as ours.
 async fn run(arguments: Arguments) -> io::Result<ExitCode> {
     let sandbox = prepare(&arguments).await?;
+    let state = tempfile::tempdir()?;
     let settings = match settings(&sandbox) {
-        Ok(settings) => settings,
+        Ok(settings) => Settings { state_dir: state.path().to_owned(), ..settings },
         Err(error) => {
             view::say(&error.to_string());
             return Ok(exit::Code::Usage.into());
@@ -131,6 +132,7 @@ fn how_to_reach(sandbox: &Sandbox) -> String {
     let exports = sandbox.environment().map(|(name, value)| format!("export {name}={value}\n")).concat();
     format!(
         "{exports}\
+         export LONGRUN_STATE_DIR=$(mktemp -d)\n\
          # the agent:  cargo run --bin longrun-agent\n\
          # curl:       curl -H 'Metadata-Flavor: Google' 'http://{address}/computeMetadata/v1/instance/attributes/?recursive=true'\n\
          # gcloud:     GCE_METADATA_ROOT={address} CLOUDSDK_CONFIG=$(mktemp -d) gcloud auth print-access-token"
