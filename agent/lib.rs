@@ -13,10 +13,20 @@
 //!   ┌─────────┐   ┌─────┐   ┌────────────────────────┐   ┌────────┐   ┌────────────────┐
 //!   │ google/ │──▶│ job/│──▶│ engine/  +  supervise/ │──▶│ report │──▶│    callback    │
 //!   └─────────┘   └─────┘   └────────────────────────┘   └────────┘   └────────────────┘
+//!                       every step is in the journal before it is taken
 //! ```
 //!
-//! [`agent::run`] is that sequence on one page, and `attempt.rs` is its middle. How a started container is brought to its end is a small
-//! state machine, drawn at the top of `supervise/state.rs`:
+//! [`agent::run`] is that sequence on one page, and `attempt.rs` is its middle: one attempt. Two small machines
+//! decide, both pure. What is to be done next in the whole run, by this agent or by one that is started in its
+//! place after a crash or a reboot, is drawn at the top of `lifecycle.rs`, and is what `journal.rs` keeps:
+//!
+//! ```text
+//!   Preparing ──▶ Started ──▶ Ended ──▶ Told
+//!       ▲           │ again     ▲
+//!       └───────────┴───────────┘
+//! ```
+//!
+//! How a started container is brought to its end is drawn at the top of `supervise/state.rs`:
 //!
 //! ```text
 //!   Running ──▶ Stopping ──▶ Killing ──▶ Ended | Lost
@@ -28,17 +38,18 @@
 //! 1. **One ending, told.** Once `callback-url` is known, every path ends in one report that the callback
 //!    accepted, or in the agent still trying until its deadline. A job that cannot run is reported like one
 //!    that ran. So a step's failure is a [`supervise::Verdict`], not an error.
-//! 2. **Never twice.** A container is found again by its name and label, and never started a second time.
+//! 2. **Never twice.** An attempt is started once: the journal says so before it is, and where there is none the
+//!    container's name and labels do. A report that was accepted is not sent again.
 //! 3. **The token stays home.** [`google::credential`] says which host gets which credential, and everything
 //!    else asks it. Redirects are not followed.
-//! 4. **Logs never cost the outcome.** Memory stays flat whatever the job prints; a log stream that breaks is
-//!    read on from the Engine's own log, and what may be missing is a note in the report.
+//! 4. **Logs never cost the outcome.** Memory stays flat whatever the job prints; a broken log stream is a
+//!    note in the report.
 //! 5. **No open port.**
 //!
 //! # Reading order
 //!
-//! `agent` and `attempt` name every step; each module below is one of them. `job`, `logs`, `report` and `backoff` are pure.
-//! The seam for tests is an address, not a trait: everything here speaks HTTP, and fakes are real servers
+//! `agent` and `attempt` name every step; each module below is one of them. `lifecycle`, `job`, `logs`, `report` and
+//! `backoff` are pure. The seam for tests is an address, not a trait: everything here speaks HTTP, and fakes are real servers
 //! (`tests/sandbox`).
 
 pub mod agent;
