@@ -86,9 +86,10 @@ impl Attempt<'_> {
     pub(crate) async fn run(&mut self, job: &Job) -> Result<Verdict, Verdict> {
         self.seen.image = Some(Image { reference: job.command.image.to_string(), digest: None });
         let settings = self.settings;
-        let engine = self.unless_stopped(connect(settings)).await?;
         let started = match self.journal.run().next() {
             Action::Rejoin { container, at, stopping } => {
+                let unknown = |cause| Verdict::lost(Some(cause), "the Engine was not reached before that");
+                let engine = self.unless_stopped(connect(settings), unknown).await?;
                 self.rejoin(&engine, job, &container, &at, stopping).await?
             }
             _ => None,
@@ -96,6 +97,7 @@ impl Attempt<'_> {
         let started = match started {
             Some(started) => started,
             None => {
+                let engine = self.unless_stopped(connect(settings), Verdict::stopped_early).await?;
                 self.fetch_image(&engine, &job.command).await?;
                 let claim = self.claim(&engine, job).await?;
                 self.start(claim, job).await?
@@ -112,16 +114,18 @@ impl Attempt<'_> {
     async fn unless_stopped<T>(
         &mut self,
         step: impl Future<Output = Result<T, Verdict>>,
+        stopped: fn(Cause) -> Verdict,
     ) -> Result<T, Verdict> {
         tokio::select! {
             done = step => done,
-            cause = self.stop.asked() => Err(Verdict::stopped_early(cause)),
+            cause = self.stop.asked() => Err(stopped(cause)),
         }
     }
 
     async fn fetch_image(&mut self, engine: &Engine, command: &ContainerCommand) -> Result<(), Verdict> {
         let (settings, tokens, watcher) = (self.settings, self.tokens, self.watcher);
-        let digest = self.unless_stopped(fetch_image(engine, command, settings, tokens, watcher)).await?;
+        let fetching = fetch_image(engine, command, settings, tokens, watcher);
+        let digest = self.unless_stopped(fetching, Verdict::stopped_early).await?;
         self.saw_digest(digest);
         Ok(())
     }

@@ -88,9 +88,8 @@ pub(crate) async fn supervise(
     let (away, mut away_seen) = watch::channel(None);
     let mut exit = pin!(watch_exit(container, exit, &away));
     let mut deadline = pin!(sleep(bounds.timeout.unwrap_or(NEVER)));
-    let mut patience = pin!(sleep(NEVER));
+    let mut hand = Hand { container, away: &away, unsent: None, patience: Instant::now() + NEVER };
     let mut state = State::Running;
-    let mut unsent = None;
     let mut first = bounds.stopping.map(Event::of_cause);
     // What is known of the end, until it is seen.
     let mut seen = Err("the container does not go, even on SIGKILL".to_owned());
@@ -103,44 +102,27 @@ pub(crate) async fn supervise(
                 seen = end;
                 if seen.is_ok() { Event::Exited } else { Event::EngineLost }
             }
-            Some(event) = ready(first) => event,
+            Some(event) = ready(first.take()) => event,
             cause = stop.asked() => Event::StopAsked(cause),
             () = &mut deadline, if bounds.timeout.is_some() && state == State::Running => Event::DeadlinePassed,
-            () = &mut patience => Event::PatienceOver,
+            () = sleep_until(hand.patience) => Event::PatienceOver,
             () = sleep_until(give_up) => {
                 seen = Err(away_seen.borrow().as_ref().map(|away| away.why.clone()).unwrap_or_default());
                 Event::EngineLost
             }
             _ = away_seen.changed() => continue,
-            () = sleep(RESEND), if unsent.is_some() => {
-                unsent = send(container, unsent.take(), &away).await;
+            () = sleep(RESEND), if hand.unsent.is_some() => {
+                hand.send_again().await;
                 continue;
             }
         };
-        first = None;
         let (next, action) = state.on(event);
         tracing::debug!(?state, ?event, ?next, ?action, "supervising");
         if let Some(cause) = next.cause().filter(|cause| state.cause() != Some(*cause)) {
             note(cause).await;
         }
         state = next;
-        let grace = state.cause().map_or(bounds.grace, |cause| cause.grace(bounds.grace));
-        match action {
-            Action::Nothing => {}
-            Action::Shorten => {
-                let sooner = patience.deadline().min(Instant::now() + grace);
-                patience.as_mut().reset(sooner);
-            }
-            Action::Stop => {
-                tell_of_stop(state, grace, watcher);
-                patience.as_mut().reset(Instant::now() + grace);
-                unsent = send(container, Some(ToSend::Stop), &away).await;
-            }
-            Action::Kill => {
-                patience.as_mut().reset(Instant::now() + KILL_PATIENCE);
-                unsent = send(container, Some(ToSend::Kill), &away).await;
-            }
-        }
+        hand.act(action, state, bounds.grace, watcher).await;
     }
     End { cause: state.cause(), seen }
 }
@@ -153,15 +135,14 @@ fn give_up_at(away: &watch::Receiver<Option<Away>>, state: State, usual: Duratio
     }
 }
 
-fn tell_of_stop(state: State, grace: Duration, watcher: &Watcher) {
-    let why = match state.cause() {
-        Some(Cause::Deadline) => "its time is over",
-        Some(Cause::VmStopping) => "Compute Engine stops the VM",
-        Some(Cause::Preempted) => "Compute Engine takes the VM away",
-        Some(Cause::Stopped) | None => "the agent was told to stop",
-    };
-    tracing::info!(why, grace = ?grace, "stopping the job");
-    watcher(Progress::Phase(Phase::Stopping { why }));
+/// Carries out what was decided.
+struct Hand<'a> {
+    container: &'a Container,
+    away: &'a watch::Sender<Option<Away>>,
+    /// What the Engine did not take.
+    unsent: Option<ToSend>,
+    /// Until when what was sent may take to have its effect.
+    patience: Instant,
 }
 
 /// A signal that the container is to get.
@@ -173,29 +154,59 @@ enum ToSend {
     Kill,
 }
 
-/// Sends a signal; answers it if the Engine is away and it must be sent again.
-async fn send(
-    container: &Container,
-    signal: Option<ToSend>,
-    away: &watch::Sender<Option<Away>>,
-) -> Option<ToSend> {
-    let sending = async {
-        match signal {
-            None => Ok(()),
-            Some(ToSend::Kill) => container.signal("SIGKILL").await,
-            Some(ToSend::Stop) => container.signal(&container.stop_signal().await?).await,
+impl Hand<'_> {
+    async fn act(&mut self, action: Action, state: State, grace: Duration, watcher: &Watcher) {
+        let grace = state.cause().map_or(grace, |cause| cause.grace(grace));
+        match action {
+            Action::Nothing => {}
+            Action::Shorten => self.patience = self.patience.min(Instant::now() + grace),
+            Action::Stop => {
+                tell_of_stop(state, grace, watcher);
+                self.send(ToSend::Stop, grace).await;
+            }
+            Action::Kill => self.send(ToSend::Kill, KILL_PATIENCE).await,
         }
+    }
+
+    async fn send(&mut self, signal: ToSend, patience: Duration) {
+        self.patience = Instant::now() + patience;
+        self.unsent = Some(signal);
+        self.send_again().await;
+    }
+
+    /// Sends what is unsent; it stays so if the Engine is away.
+    async fn send_again(&mut self) {
+        let container = self.container;
+        let sending = async {
+            match self.unsent {
+                None => Ok(()),
+                Some(ToSend::Kill) => container.signal("SIGKILL").await,
+                Some(ToSend::Stop) => container.signal(&container.stop_signal().await?).await,
+            }
+        };
+        let why = match timeout(SEND, sending).await {
+            Ok(Err(error)) if error.may_pass() => http::chain(&error),
+            // A container that is not running ended just now.
+            Ok(_) => {
+                self.unsent = None;
+                return;
+            }
+            Err(_) => "the Engine does not answer (sending a signal to the container)".to_owned(),
+        };
+        tracing::debug!(signal = ?self.unsent, why, "the signal was not sent");
+        mark(self.away, why);
+    }
+}
+
+fn tell_of_stop(state: State, grace: Duration, watcher: &Watcher) {
+    let why = match state.cause() {
+        Some(Cause::Deadline) => "its time is over",
+        Some(Cause::VmStopping) => "Compute Engine stops the VM",
+        Some(Cause::Preempted) => "Compute Engine takes the VM away",
+        Some(Cause::Stopped) | None => "the agent was told to stop",
     };
-    let why = match timeout(SEND, sending).await {
-        Ok(Ok(())) => return None,
-        // A container that is not running ended just now.
-        Ok(Err(error)) if !error.may_pass() => return None,
-        Ok(Err(error)) => http::chain(&error),
-        Err(_) => "the Engine does not answer (sending a signal to the container)".to_owned(),
-    };
-    tracing::debug!(?signal, why, "the signal was not sent");
-    mark(away, why);
-    signal
+    tracing::info!(why, grace = ?grace, "stopping the job");
+    watcher(Progress::Phase(Phase::Stopping { why }));
 }
 
 /// An Engine that does not answer.
