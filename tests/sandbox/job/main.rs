@@ -38,6 +38,7 @@ usage: job WORD…, where a WORD is one of
   append PATH TEXT  adds a line to the file
   pause MS          goes on after so many milliseconds
   await PATH        goes on when the file is there
+  once PATH N       makes the file and ends with N; goes on if it was there
   wait              until a signal ends it
   ignore-term       from now on SIGTERM only prints a line
   exit-on-term N    from now on SIGTERM ends it with N
@@ -128,6 +129,13 @@ fn run(word: &str, words: &mut Words) {
             let path = words.text();
             while !checked(fs::exists(&path)) {
                 sleep(Duration::from_millis(10));
+            }
+        }
+        "once" => {
+            let (path, code) = (words.text(), words.number());
+            if !checked(fs::exists(&path)) {
+                checked(fs::write(path, ""));
+                exit(code);
             }
         }
         "wait" => wait(),

@@ -44,6 +44,15 @@ fn a_file_that_is_not_there_yet_is_awaited() {
 }
 
 #[test]
+fn what_it_does_once_it_does_not_do_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("failed");
+    let words = ["once", path.to_str().expect("text"), "3", "print", "again"];
+    check(&words, "", "", 3);
+    check(&words, "again\n", "", 0);
+}
+
+#[test]
 fn a_word_it_does_not_know_is_a_usage_error() {
     for words in [&["dance"][..], &[], &["print"], &["exit", "soon"], &["lines", "1"]] {
         let output = program(words).output().expect("it runs");
