@@ -1,4 +1,5 @@
-//! What a VM does to an agent: another boot, a full disk, a clock that jumps.
+//! What a VM does to an agent: another boot, a full disk, a clock that jumps; and a folder in which a test and a
+//! job meet.
 //!
 //! A value lives as long as its test, and takes away what it mounted. What goes into [`super::Given::under`]
 //! happens in a mount namespace that ends with the agent; two of them can be put one behind the other.
@@ -7,12 +8,46 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+use super::PATIENCE;
 
 /// What a boot or a clock is read from, in a folder of its own.
 const FILE: &str = "file";
+
+/// A folder of the VM that the job sees as `/vm`.
+pub(crate) struct Shared(TempDir);
+
+impl Shared {
+    /// An empty one.
+    pub(crate) fn folder() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    /// A `docker-command` with it, for these words of the sandbox's job.
+    pub(crate) fn command(&self, words: &str) -> String {
+        format!("docker run --volume {}:/vm IMAGE {words}", self.0.path().display())
+    }
+
+    /// Lets the job go on that awaits `/vm/NAME`.
+    pub(crate) fn let_pass(&self, name: &str) {
+        fs::write(self.0.path().join(name), "").expect("a file");
+    }
+
+    /// Waits until the job wrote `/vm/NAME`.
+    pub(crate) async fn passed(&self, name: &str) {
+        let passed = async {
+            while !self.0.path().join(name).exists() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, passed).await.unwrap_or_else(|_| panic!("the job never wrote {name}"));
+    }
+}
 
 /// Which boot of the VM it is.
 pub(crate) struct Boot {

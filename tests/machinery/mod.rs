@@ -171,6 +171,17 @@ impl Agent {
         send(signal, self.id());
     }
 
+    /// Waits until the agent is gone: it ended, or came to where `LONGRUN_FAIL_AT` kills it. One that is started
+    /// after it passes that point.
+    pub(crate) async fn is_gone(&mut self) {
+        let to_its_end = async {
+            while let Some(line) = self.stdout.next_line().await.expect("the agent's log") {
+                self.log.push(serde_json::from_str(&line).expect("one JSON object a line"));
+            }
+        };
+        timeout(PATIENCE, to_its_end).await.expect("the agent goes on and on");
+    }
+
     /// Ends the agent by SIGKILL and starts another one in its place.
     pub(crate) async fn killed_and_started_again(self) -> Self {
         self.killed_and_started_after(|| ()).await
@@ -180,6 +191,7 @@ impl Agent {
     pub(crate) async fn killed_and_started_after<T>(mut self, happens: impl FnOnce() -> T) -> Self {
         self.child.kill().await.expect("an agent that runs, or has just ended");
         happens();
+        self.launch.environment.retain(|(name, _)| name != "LONGRUN_FAIL_AT");
         Self::spawn(self.sandbox, self.launch)
     }
 
@@ -223,12 +235,7 @@ impl Agent {
     /// Waits for the agent's end, and checks what holds at every end: no credential went where it must not,
     /// no request was made that the fakes do not know, no token was logged, and no container was left.
     pub(crate) async fn ended(mut self) -> Ended {
-        let drained = async {
-            while let Some(line) = self.stdout.next_line().await.expect("the agent's log") {
-                self.log.push(serde_json::from_str(&line).expect("one JSON object a line"));
-            }
-        };
-        timeout(PATIENCE, drained).await.expect("the agent goes on and on");
+        self.is_gone().await;
         let output = self.child.wait_with_output().await.expect("the agent's end");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let ended = Ended { sandbox: self.sandbox, status: output.status, log: self.log, stderr };
