@@ -144,10 +144,10 @@ impl Agent<'_> {
         };
         let (verdict, seen) = match (&self.order.job, paused) {
             (Err(problems), _) => (invalid(problems, started), Seen::default()),
-            (Ok(_), Err(verdict)) => (verdict, Seen::default()),
+            (Ok(job), Err(verdict)) => (verdict, Seen::of(job)),
             (Ok(job), Ok(())) => {
                 let Self { settings, tokens, run_id, clock, journal, stop, watcher, .. } = self;
-                let seen = Seen::default();
+                let seen = Seen::of(job);
                 let mut attempt = Attempt { settings, tokens, run_id, clock, journal, stop, watcher, seen };
                 let verdict = attempt.run(job).await.unwrap_or_else(|verdict| verdict);
                 (verdict, attempt.seen)
@@ -174,7 +174,8 @@ impl Agent<'_> {
         tracing::info!(attempt = run.attempt(), reason = ?verdict.reason, exit_code = verdict.exit_code, "{message}");
         match &self.order.job {
             Ok(job) if run.goes_on_after(&verdict, job) => {
-                Event::Again(record_of(&verdict, &seen, SystemTime::now()))
+                let attempt = record_of(&verdict, &seen, SystemTime::now());
+                Event::Again { attempt, container: seen.spent }
             }
             _ => {
                 (self.watcher)(Progress::Phase(Phase::Ended { message: &verdict.message }));

@@ -81,10 +81,17 @@ struct Started {
     stopping: Option<Cause>,
 }
 
+impl Seen {
+    /// What can be said of a job before anything was done.
+    pub(crate) fn of(job: &Job) -> Self {
+        let image = Image { reference: job.command.image.to_string(), digest: None };
+        Self { image: Some(image), ..Self::default() }
+    }
+}
+
 impl Attempt<'_> {
     /// Every step, in order. `Err` is the verdict of a job that did not come to its end.
     pub(crate) async fn run(&mut self, job: &Job) -> Result<Verdict, Verdict> {
-        self.seen.image = Some(Image { reference: job.command.image.to_string(), digest: None });
         let settings = self.settings;
         let started = match self.journal.run().next() {
             Action::Rejoin { container, at, stopping } => {

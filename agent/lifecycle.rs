@@ -42,7 +42,11 @@ pub(crate) struct Run {
 #[serde(rename_all = "camelCase", tag = "name")]
 enum Phase {
     /// The attempt's container was not asked to start.
-    Preparing,
+    Preparing {
+        /// The container that it replaces: of the attempt before, or one that never started.
+        #[serde(default)]
+        left: Option<String>,
+    },
     /// The container was asked to start. Whether it did, its own state tells.
     Started {
         container: String,
@@ -76,8 +80,8 @@ pub(crate) enum Event {
     NotStarted,
     /// The container is about to be told to end.
     Stopping(Cause),
-    /// The attempt ended so, and there will be another one.
-    Again(report::Attempt),
+    /// The attempt ended so, and there will be another one, that replaces its container.
+    Again { attempt: report::Attempt, container: Option<String> },
     /// There will be no other attempt. The container, if it is known to have ended, can go once this is told.
     Over { report: Box<Report>, at: Moment, container: Option<String> },
     /// The telling ended.
@@ -130,7 +134,7 @@ pub(crate) enum Found {
 impl Run {
     /// A run that has not begun.
     pub(crate) fn new() -> Self {
-        Self { attempt: 1, ended: Vec::new(), phase: Phase::Preparing }
+        Self { attempt: 1, ended: Vec::new(), phase: Phase::Preparing { left: None } }
     }
 
     /// The attempt that it is at, from one.
@@ -156,7 +160,7 @@ impl Run {
     /// What is to be done now, by this agent or by one that is started after it.
     pub(crate) fn next(&self) -> Action {
         match self.phase.clone() {
-            Phase::Preparing => Action::Start,
+            Phase::Preparing { .. } => Action::Start,
             Phase::Started { container, at, stopping } => Action::Rejoin { container, at, stopping },
             Phase::Ended { report, at, .. } => Action::Deliver { report, at },
             Phase::Told { how, container: Some(container) } => Action::CleanUp { container, how },
@@ -166,22 +170,27 @@ impl Run {
 
     /// What follows from an event. One that does not belong to the phase changes nothing: what is over stays so.
     pub(crate) fn on(&mut self, event: Event) {
-        let phase = std::mem::replace(&mut self.phase, Phase::Preparing);
+        let phase = std::mem::replace(&mut self.phase, Phase::Preparing { left: None });
         self.phase = match (phase, event) {
-            (Phase::Preparing | Phase::Started { .. }, Event::Starting { container, attempt, at }) => {
+            (Phase::Preparing { .. } | Phase::Started { .. }, Event::Starting { container, attempt, at }) => {
                 self.attempt = attempt;
                 Phase::Started { container, at, stopping: None }
             }
-            (Phase::Started { .. }, Event::NotStarted) => Phase::Preparing,
+            (Phase::Started { container, .. }, Event::NotStarted) => {
+                Phase::Preparing { left: Some(container) }
+            }
             (Phase::Started { container, at, .. }, Event::Stopping(cause)) => {
                 Phase::Started { container, at, stopping: Some(cause) }
             }
-            (Phase::Preparing | Phase::Started { .. }, Event::Again(attempt)) => {
+            (Phase::Preparing { .. } | Phase::Started { .. }, Event::Again { attempt, container }) => {
                 self.ended.push(attempt);
                 self.attempt += 1;
-                Phase::Preparing
+                Phase::Preparing { left: container }
             }
-            (Phase::Preparing | Phase::Started { .. }, Event::Over { report, at, container }) => {
+            (Phase::Preparing { left }, Event::Over { report, at, container }) => {
+                Phase::Ended { report, at, container: container.or(left) }
+            }
+            (Phase::Started { .. }, Event::Over { report, at, container }) => {
                 Phase::Ended { report, at, container }
             }
             (Phase::Ended { container, .. }, Event::Told(how)) => Phase::Told { how, container },
@@ -241,25 +250,29 @@ mod tests {
         };
         let stopping = |stopping| Phase::Started { container: "c".to_owned(), at: moment(1), stopping };
         let again = || Phase::Started { container: "d".to_owned(), at: moment(2), stopping: None };
-        let all = [Phase::Preparing, stopping(None), ended(), told(Some("c")), told(None)];
+        let preparing = |left: Option<&str>| Phase::Preparing { left: left.map(str::to_owned) };
+        let all = [preparing(None), stopping(None), ended(), told(Some("c")), told(None)];
         // A row an event, a column a phase.
         let table: [(Event, [Phase; 5]); 7] = [
             (starting(), [again(), again(), ended(), told(Some("c")), told(None)]),
-            (Event::NotStarted, [Phase::Preparing, Phase::Preparing, ended(), told(Some("c")), told(None)]),
             (
-                Event::Stopping(Cause::Deadline),
-                [Phase::Preparing, stopping(Some(Cause::Deadline)), ended(), told(Some("c")), told(None)],
+                Event::NotStarted,
+                [preparing(None), preparing(Some("c")), ended(), told(Some("c")), told(None)],
             ),
             (
-                Event::Again(record(Reason::Error)),
-                [Phase::Preparing, Phase::Preparing, ended(), told(Some("c")), told(None)],
+                Event::Stopping(Cause::Deadline),
+                [preparing(None), stopping(Some(Cause::Deadline)), ended(), told(Some("c")), told(None)],
+            ),
+            (
+                again_after(Reason::Error),
+                [preparing(Some("c")), preparing(Some("c")), ended(), told(Some("c")), told(None)],
             ),
             (over(), [ended(), ended(), ended(), told(Some("c")), told(None)]),
             (
                 Event::Told(Told::Accepted),
-                [Phase::Preparing, stopping(None), told(Some("c")), told(Some("c")), told(None)],
+                [preparing(None), stopping(None), told(Some("c")), told(Some("c")), told(None)],
             ),
-            (Event::Removed, [Phase::Preparing, stopping(None), ended(), told(None), told(None)]),
+            (Event::Removed, [preparing(None), stopping(None), ended(), told(None), told(None)]),
         ];
         for (event, expected) in table {
             for (phase, expected) in all.iter().zip(expected) {
@@ -276,7 +289,7 @@ mod tests {
         assert_eq!(run.next(), Action::Start);
         run.on(starting());
         assert!(matches!(run.next(), Action::Rejoin { container, .. } if container == "d"));
-        run.on(Event::Again(record(Reason::Error)));
+        run.on(again_after(Reason::Error));
         assert_eq!((run.next(), run.attempt(), run.ended().len()), (Action::Start, 2, 1));
         run.on(over());
         assert!(matches!(run.next(), Action::Deliver { .. }));
@@ -284,6 +297,22 @@ mod tests {
         assert_eq!(run.next(), Action::CleanUp { container: "c".to_owned(), how: Told::Gone });
         run.on(Event::Removed);
         assert_eq!(run.next(), Action::Finish(Told::Gone));
+    }
+
+    #[test]
+    fn what_is_left_of_an_attempt_goes_with_the_end_if_no_other_one_replaced_it() {
+        let stopped =
+            || Event::Over { report: Box::new(report(Reason::Stopped, 1)), at: moment(3), container: None };
+        let told = || Event::Told(Told::Accepted);
+        for before in [again_after(Reason::Error), Event::NotStarted] {
+            let mut run = Run::new();
+            [starting(), before, stopped(), told()].into_iter().for_each(|event| run.on(event));
+            assert!(matches!(run.next(), Action::CleanUp { .. }), "{run:?}");
+        }
+        // One that may still run is not removed.
+        let mut run = Run::new();
+        [starting(), stopped(), told()].into_iter().for_each(|event| run.on(event));
+        assert_eq!(run.next(), Action::Finish(Told::Accepted));
     }
 
     #[test]
@@ -328,7 +357,7 @@ mod tests {
             (&fail, Reason::Error, Some(1), &[], false),
         ] {
             let mut run = Run::new();
-            ended.iter().for_each(|reason| run.on(Event::Again(record(*reason))));
+            ended.iter().for_each(|reason| run.on(again_after(*reason)));
             let verdict = Verdict { exit_code: code, ..Verdict::without_exit(reason, "") };
             assert_eq!(run.goes_on_after(&verdict, job), expected, "{reason:?} {code:?} after {ended:?}");
         }
@@ -494,7 +523,7 @@ mod tests {
         fn judge(&self, run: &Run, reason: Reason, exit_code: Option<i64>) -> Event {
             let verdict = Verdict { exit_code, ..Verdict::without_exit(reason, "") };
             match run.goes_on_after(&verdict, self.job.as_ref().expect("a job")) {
-                true => Event::Again(record(reason)),
+                true => again_after(reason),
                 false => {
                     let report = Box::new(report(reason, run.attempt()));
                     Event::Over { report, at: self.now(), container: Some("c".to_owned()) }
@@ -537,6 +566,10 @@ mod tests {
     fn over() -> Event {
         let report = Box::new(report(Reason::Error, 1));
         Event::Over { report, at: moment(3), container: Some("c".to_owned()) }
+    }
+
+    fn again_after(reason: Reason) -> Event {
+        Event::Again { attempt: record(reason), container: Some("c".to_owned()) }
     }
 
     fn ended() -> Phase {
