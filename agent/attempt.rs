@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use crate::{
     clock::{Clock, Moment},
-    engine::{Container, ContainerState, Engine, EngineError, Exit, MemoryWatch, Named, patiently},
+    engine::{
+        Container, ContainerState, Engine, EngineError, Exit, MemoryWatch, Named, OutputReader, patiently,
+    },
     fetch::fetch_image,
     google::Tokens,
     http,
@@ -155,7 +157,7 @@ impl Attempt<'_> {
         let container = engine.container(id);
         let digest = engine.image(&job.command.image).await.ok().and_then(|image| image.digest);
         self.saw_digest(digest);
-        let Some(state) = self.started(&container).await.map_err(|error| engine_lost(&error))? else {
+        let Some(state) = self.started(&container).await? else {
             self.journal.note(Event::NotStarted).await;
             return Ok(None);
         };
@@ -175,8 +177,9 @@ impl Attempt<'_> {
         let wait = self.budgets().engine;
         let deadline = Instant::now() + wait;
         loop {
-            let create = || self.create_or_find(engine, &name, command.platform.as_deref(), &body);
-            let named = match patiently(wait, EngineError::is_away, create).await {
+            let create = || create_or_find(engine, self.run_id, &name, command.platform.as_deref(), &body);
+            let created = self.stop.hastens(wait, patiently(wait, EngineError::is_away, create)).await;
+            let named = match created.map_err(Verdict::stopped_early)? {
                 Ok(Created::New(container)) => {
                     let attempt = self.journal.run().attempt();
                     return Ok(Claim { container, attempt, may_have_started: false });
@@ -221,28 +224,6 @@ impl Attempt<'_> {
         Ok(body)
     }
 
-    async fn create_or_find(
-        &self,
-        engine: &Engine,
-        name: &str,
-        platform: Option<&str>,
-        body: &Map<String, Value>,
-    ) -> Result<Created, EngineError> {
-        let taken = match engine.create(name, platform, body).await {
-            Ok(container) => return Ok(Created::New(container)),
-            Err(error) if error.status() == Some(StatusCode::CONFLICT) => error,
-            Err(error) => return Err(error),
-        };
-        match engine.find(name).await {
-            Ok(named) if named.labels.get(RUN_LABEL).is_some_and(|id| id == self.run_id) => {
-                Ok(Created::Found(named))
-            }
-            Ok(_) => Err(taken),
-            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(Created::UnderWay),
-            Err(error) => Err(error),
-        }
-    }
-
     async fn remove(&self, container: &Container, command: &ContainerCommand) -> Result<(), Verdict> {
         let remove = || container.remove(command.remove_volumes);
         patiently(self.budgets().engine, EngineError::is_away, remove)
@@ -257,18 +238,16 @@ impl Attempt<'_> {
         let wait = self.budgets().engine;
         let deadline = Instant::now() + wait;
         loop {
-            if may_have_started
-                && let Some(state) = self.started(&container).await.map_err(|error| engine_lost(&error))?
-            {
+            if may_have_started && let Some(state) = self.started(&container).await? {
                 let run_before = state.started_at.and_then(|at| at.elapsed().ok()).unwrap_or_default();
                 let taken = self.take_over(container, job, &state, run_before, None).await;
                 return taken.map_err(|error| engine_lost(&error));
             }
-            let attach = || self.attach(&container, job);
-            let output = patiently(wait, EngineError::is_away, attach).await;
-            let output = output.map_err(|error| engine_lost(&error))?;
-            let exit = patiently(wait, EngineError::is_away, || container.next_exit()).await;
-            let exit = exit.map_err(|error| engine_lost(&error))?;
+            // Nobody starts it once a stop ends this here.
+            self.seen.spent = Some(container.id.clone());
+            let (reader, exit) = self.unless_stopped(listen(&container, job.command.tty, wait)).await?;
+            self.seen.spent = None;
+            let output = OutputTask::attached(reader, self.output_of(&container, job), self.watcher);
             let at = self.clock.now();
             self.journal.note(Event::Starting { container: container.id.clone(), attempt, at }).await;
             (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
@@ -287,15 +266,12 @@ impl Attempt<'_> {
         }
     }
 
-    /// The state of a container that was started, given the time for a start that is under way to show.
-    async fn started(&self, container: &Container) -> Result<Option<ContainerState>, EngineError> {
+    /// The state of a container that was started; `None` if it was not.
+    async fn started(&mut self, container: &Container) -> Result<Option<ContainerState>, Verdict> {
         let wait = self.budgets().engine;
-        let mut state = supervise::state_in(container, wait).await?;
-        if state.started_at.is_none() {
-            tokio::time::sleep(START_SHOWS).await;
-            state = supervise::state_in(container, wait).await?;
-        }
-        Ok(state.started_at.is_some().then_some(state))
+        let seen = self.stop.hastens(wait, state_if_started(container, wait)).await;
+        let seen = seen.map_err(|cause| Verdict::lost(Some(cause), "the Engine does not answer"))?;
+        seen.map_err(|error| engine_lost(&error))
     }
 
     /// Joins a job that was started before. Nothing is attached: the log is read from its beginning, and the
@@ -314,11 +290,6 @@ impl Attempt<'_> {
         let output = OutputTask::taking_over(self.output_of(&container, job), self.watcher);
         let exit = patiently(self.budgets().engine, EngineError::is_away, || container.not_running()).await?;
         Ok(Started { container, exit, output, run_before, stopping })
-    }
-
-    async fn attach(&self, container: &Container, job: &Job) -> Result<OutputTask, EngineError> {
-        let reader = container.attach(job.command.tty).await?;
-        Ok(OutputTask::attached(reader, self.output_of(container, job), self.watcher))
     }
 
     fn output_of(&self, container: &Container, job: &Job) -> OutputOf {
@@ -400,6 +371,49 @@ fn sighting(named: &Named) -> Sighting<'_> {
         started: named.state.started_at.is_some(),
         running: named.state.running,
     }
+}
+
+async fn create_or_find(
+    engine: &Engine,
+    run_id: &str,
+    name: &str,
+    platform: Option<&str>,
+    body: &Map<String, Value>,
+) -> Result<Created, EngineError> {
+    let taken = match engine.create(name, platform, body).await {
+        Ok(container) => return Ok(Created::New(container)),
+        Err(error) if error.status() == Some(StatusCode::CONFLICT) => error,
+        Err(error) => return Err(error),
+    };
+    match engine.find(name).await {
+        Ok(named) if named.labels.get(RUN_LABEL).is_some_and(|id| id == run_id) => Ok(Created::Found(named)),
+        Ok(_) => Err(taken),
+        Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(Created::UnderWay),
+        Err(error) => Err(error),
+    }
+}
+
+/// Listens to a container that is about to start: to its output, and to its end.
+async fn listen(container: &Container, tty: bool, wait: Duration) -> Result<(OutputReader, Exit), Verdict> {
+    let listening = async {
+        let reader = patiently(wait, EngineError::is_away, || container.attach(tty)).await?;
+        let exit = patiently(wait, EngineError::is_away, || container.next_exit()).await?;
+        Ok((reader, exit))
+    };
+    listening.await.map_err(|error: EngineError| engine_lost(&error))
+}
+
+/// The state of a container that was started, given the time for a start that is under way to show.
+async fn state_if_started(
+    container: &Container,
+    wait: Duration,
+) -> Result<Option<ContainerState>, EngineError> {
+    let mut state = supervise::state_in(container, wait).await?;
+    if state.started_at.is_none() {
+        tokio::time::sleep(START_SHOWS).await;
+        state = supervise::state_in(container, wait).await?;
+    }
+    Ok(state.started_at.is_some().then_some(state))
 }
 
 async fn connect(settings: &Settings) -> Result<Engine, Verdict> {
