@@ -1,13 +1,19 @@
 //! A socket in front of the machine's Engine that does what Engines do on bad days: it closes connections,
 //! loses answers, or says something else.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional},
     net::{UnixListener, UnixStream},
+    time::{sleep, timeout},
 };
+
+use super::PATIENCE;
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +61,16 @@ impl EngineProxy {
     /// `DOCKER_HOST` for an agent.
     pub(crate) fn docker_host(&self) -> String {
         format!("unix://{}", self.folder.path().join("docker.sock").display())
+    }
+
+    /// Waits for a request that has this in its first line.
+    pub(crate) async fn requested(&self, text: &str) {
+        let requested = async {
+            while self.count(text) == 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, requested).await.unwrap_or_else(|_| panic!("the agent never asked for {text}"));
     }
 
     /// How many requests had this in their first line.
