@@ -7,7 +7,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -35,7 +35,12 @@ impl Shared {
 
     /// Lets the job go on that awaits `/vm/NAME`.
     pub(crate) fn let_pass(&self, name: &str) {
-        fs::write(self.0.path().join(name), "").expect("a file");
+        self.write(name, &[]);
+    }
+
+    /// Makes the job's `/vm/NAME`.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.0.path().join(name), bytes).expect("a file");
     }
 
     /// Waits until the job wrote `/vm/NAME`.
@@ -110,12 +115,22 @@ impl SmallDisk {
 
     /// Refuses every write from now on, root's too.
     pub(crate) fn make_read_only(&self) {
-        mount(&["-o", "remount,ro"], self.folder.path());
+        // On top of it: a file system with a file that is open for writing, the agent's lock, stays writable.
+        mount(&["--bind", self.path()], self.folder.path());
+        mount(&["-o", "remount,bind,ro"], self.folder.path());
     }
 
     /// Takes writes again.
     pub(crate) fn make_writable(&self) {
-        mount(&["-o", "remount,rw"], self.folder.path());
+        assert!(self.unmount(), "it was not read-only");
+    }
+
+    /// Takes away what was mounted last.
+    fn unmount(&self) -> bool {
+        // Lazy: an agent that is being killed may still have a file open.
+        let unmounted =
+            Command::new("umount").arg("--lazy").arg(self.folder.path()).stderr(Stdio::null()).status();
+        unmounted.is_ok_and(|status| status.success())
     }
 
     fn filling(&self) -> PathBuf {
@@ -125,8 +140,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazy: an agent that is being killed may still have a file open.
-        drop(Command::new("umount").arg("--lazy").arg(self.folder.path()).status());
+        while self.unmount() {}
     }
 }
 
