@@ -253,14 +253,16 @@ impl Agent<'_> {
     }
 }
 
+/// A clock that was set back under the job must not let it end before it started.
 fn record_of(verdict: &Verdict, seen: &Seen, started_at: SystemTime) -> report::Attempt {
+    let started_at = seen.started_at.unwrap_or(started_at);
     report::Attempt {
         reason: verdict.reason,
         exit_code: verdict.exit_code,
         signal: verdict.signal.clone(),
         message: verdict.message.clone(),
-        started_at: Some(seen.started_at.unwrap_or(started_at)),
-        finished_at: seen.finished_at,
+        started_at: Some(started_at),
+        finished_at: seen.finished_at.map(|at| at.max(started_at)),
     }
 }
 
