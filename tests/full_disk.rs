@@ -66,16 +66,18 @@ async fn a_folder_that_cannot_be_written_costs_neither_the_job_nor_its_take_over
 
 #[tokio::test]
 async fn what_a_folder_that_cannot_be_written_costs_is_said_before_the_job_runs() {
-    let (disk, shared) = (SmallDisk::mount(), Shared::folder());
-    disk.make_read_only();
-    let command = shared.command("exit 3");
-    let environment = [("LONGRUN_STATE_DIR", disk.path())];
-    let mut agent = start(Given { command: &command, environment: &environment, ..GIVEN }).await;
-    agent.says(WARNING).await;
-    agent.says("the job runs").await;
-    let ended = agent.ended().await;
-    assert_eq!(ended.report()["exitCode"], 3);
-    assert_eq!(warnings(&ended.log), 1, "{:#?}", ended.log);
+    for spoil in [SmallDisk::make_read_only, SmallDisk::fill] {
+        let (disk, shared) = (SmallDisk::mount(), Shared::folder());
+        spoil(&disk);
+        let command = shared.command("exit 3");
+        let environment = [("LONGRUN_STATE_DIR", disk.path())];
+        let mut agent = start(Given { command: &command, environment: &environment, ..GIVEN }).await;
+        agent.says(WARNING).await;
+        agent.says("the job runs").await;
+        let ended = agent.ended().await;
+        assert_eq!((ended.status.code(), &ended.report()["exitCode"]), (Some(0), &json!(3)));
+        assert_eq!(warnings(&ended.log), 1, "{:#?}", ended.log);
+    }
 }
 
 #[tokio::test]
