@@ -245,7 +245,9 @@ impl Attempt<'_> {
             }
             // Nobody starts it once a stop ends this here.
             self.seen.spent = Some(container.id.clone());
-            let (reader, exit) = self.unless_stopped(listen(&container, job.command.tty, wait)).await?;
+            let (reader, exit) = self
+                .unless_stopped(listen(&container, job.command.tty, wait), Verdict::stopped_early)
+                .await?;
             self.seen.spent = None;
             let output = OutputTask::attached(reader, self.output_of(&container, job), self.watcher);
             let at = self.clock.now();
