@@ -28,6 +28,8 @@ usage: job WORD…, where a WORD is one of
   lines N BYTES     N lines of BYTES bytes, each with its number in front
   bytes N           one line of N bytes
   env NAME          NAME=value, or NAME unset
+  want NAME VALUE   ends with 1 unless NAME is VALUE
+  drip NAME MS      NAME's value on stdout byte by byte, with pauses
   args …            all that follows, one a line, quoted
   cwd               the working directory
   id                uid:gid
@@ -106,6 +108,18 @@ fn run(word: &str, words: &mut Words) {
             match env::var_os(&name) {
                 Some(value) => out(format!("{name}={}\n", value.display())),
                 None => out(format!("{name} unset\n")),
+            }
+        }
+        "want" => {
+            if env::var(words.text()).ok() != Some(words.text()) {
+                exit(1);
+            }
+        }
+        "drip" => {
+            let (name, pause) = (words.text(), words.number());
+            for byte in env::var(&name).unwrap_or_default().bytes() {
+                out([byte]);
+                sleep(Duration::from_millis(pause));
             }
         }
         "args" => words.0.by_ref().for_each(|word| out(format!("{word:?}\n"))),

@@ -1,5 +1,6 @@
 //! How a sandbox shall be.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use crate::callback::{Calls, PlainCallback};
 use crate::executions::{Executions, Workflow};
 use crate::metadata::Metadata;
 use crate::script::Script;
+use crate::secret_manager::{Secret, SecretManager, Version};
 use crate::server::{Cloud, Complaints, Requests, Server};
 use crate::token::{CLOUD_PLATFORM, Tokens};
 use crate::vm::Account;
@@ -28,6 +30,8 @@ pub struct Builder {
     callback_answers: Vec<Answer>,
     callback_method: Method,
     workflow: Workflow,
+    secrets: BTreeMap<String, Secret>,
+    secret_answers: Vec<Answer>,
 }
 
 impl Builder {
@@ -83,6 +87,38 @@ impl Builder {
         self
     }
 
+    /// With this value as the next version of a secret.
+    pub fn secret(self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.version(name, Version::Enabled(value.as_ref().to_vec()))
+    }
+
+    /// With a next version of a secret that was disabled.
+    pub fn disabled_secret(self, name: &str) -> Self {
+        self.version(name, Version::Disabled)
+    }
+
+    /// With a next version of a secret that was destroyed.
+    pub fn destroyed_secret(self, name: &str) -> Self {
+        self.version(name, Version::Destroyed)
+    }
+
+    /// With a secret that the VM's service account may not read.
+    pub fn forbidden_secret(mut self, name: &str) -> Self {
+        self.secrets.entry(name.to_owned()).or_default().forbidden = true;
+        self
+    }
+
+    /// The first readings of secrets get these, then Secret Manager is itself.
+    pub fn secret_answers(mut self, answers: impl IntoIterator<Item = impl Into<Answer>>) -> Self {
+        self.secret_answers = answers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    fn version(mut self, name: &str, version: Version) -> Self {
+        self.secrets.entry(name.to_owned()).or_default().versions.push(version);
+        self
+    }
+
     /// Opens the address and serves it on a task of the runtime that this runs in.
     ///
     /// # Errors
@@ -93,10 +129,17 @@ impl Builder {
         let tokens = Arc::new(Tokens::new(self.scopes));
         let calls = Arc::new(Calls::new(self.callback_method, Script::new(self.callback_answers)));
         let script = Script::new(self.metadata_answers);
+        let secret_script = Script::new(self.secret_answers);
         let cloud = Arc::new(Cloud {
             metadata: Metadata::new(self.account, script, tokens.clone(), complaints.clone()),
             plain_callback: PlainCallback::new(calls.clone(), complaints.clone()),
             executions: Executions::new(self.workflow, calls.clone(), tokens.clone(), complaints.clone()),
+            secret_manager: SecretManager::new(
+                self.secrets,
+                secret_script,
+                tokens.clone(),
+                complaints.clone(),
+            ),
             tokens,
             complaints,
             requests: Requests::default(),
@@ -119,6 +162,8 @@ impl Default for Builder {
             callback_answers: Vec::new(),
             callback_method: Method::POST,
             workflow: Workflow::Awaits,
+            secrets: BTreeMap::new(),
+            secret_answers: Vec::new(),
         }
     }
 }

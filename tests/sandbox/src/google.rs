@@ -19,12 +19,18 @@ pub(crate) fn json(status: StatusCode, body: &Value) -> Response {
 #[derive(Debug)]
 pub(crate) struct Refusal {
     status: StatusCode,
+    code: &'static str,
     message: String,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, code: code(status), message: message.into() }
+    }
+
+    /// With this `google.rpc.Code`, where the status has several.
+    pub(crate) fn with_code(self, code: &'static str) -> Self {
+        Self { code, ..self }
     }
 }
 
@@ -36,8 +42,8 @@ impl From<StatusCode> for Refusal {
 
 impl From<Refusal> for Response {
     fn from(refusal: Refusal) -> Self {
-        let Refusal { status, message } = refusal;
-        let error = json!({ "code": status.as_u16(), "message": message, "status": code(status) });
+        let Refusal { status, code, message } = refusal;
+        let error = json!({ "code": status.as_u16(), "message": message, "status": code });
         let mut response = json(status, &json!({ "error": error }));
         if status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static(r#"Bearer realm="https://accounts.google.com/""#);
@@ -47,7 +53,7 @@ impl From<Refusal> for Response {
     }
 }
 
-/// The name of `google.rpc.Code` that goes with a status.
+/// The name of the `google.rpc.Code` that mostly goes with a status.
 fn code(status: StatusCode) -> &'static str {
     match status.as_u16() {
         400 | 413 => "INVALID_ARGUMENT",

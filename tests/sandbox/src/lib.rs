@@ -8,6 +8,7 @@
 //! ```text
 //!            /, /computeMetadata/…                        metadata.rs ─┐ issues
 //! agent ──►  X-Forwarded-Host: <service>.googleapis.com   executions.rs│──── token.rs
+//!                                                      secret_manager.rs
 //!            /callback/<id>                               callback.rs ─┘ checks
 //! ```
 //!
@@ -38,6 +39,7 @@ mod token;
 mod callback;
 mod executions;
 mod google;
+mod secret_manager;
 
 mod script;
 mod server;
@@ -52,6 +54,7 @@ pub use vm::{INSTANCE, INSTANCE_ID, MACHINE_TYPE, PROJECT, PROJECT_NUMBER, SERVI
 
 use callback::Calls;
 use executions::State;
+use secret_manager::Version;
 use server::{Cloud, Server};
 
 /// Google Cloud on this machine, for one VM with one workflow that waits for it. It is gone when dropped.
@@ -152,6 +155,14 @@ impl Sandbox {
     /// Somebody cancels the execution. Its callback is gone: 404 from then on.
     pub fn cancel_execution(&self) {
         self.cloud.executions.end(State::Cancelled);
+    }
+}
+
+/// The project.
+impl Sandbox {
+    /// Adds a version to a secret; it is the latest from now on.
+    pub fn add_secret_version(&self, secret: &str, value: impl AsRef<[u8]>) {
+        self.cloud.secret_manager.add_version(secret, Version::Enabled(value.as_ref().to_vec()));
     }
 }
 

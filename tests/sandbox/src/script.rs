@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
 
 use crate::server::{Reply, Response};
@@ -15,6 +16,7 @@ pub struct Answer(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Status(StatusCode, HeaderMap),
+    Page,
     Silence,
     HangUp,
     Lost,
@@ -43,6 +45,12 @@ impl Answer {
         let name: HeaderName = name.parse().expect("the name of a header");
         headers.insert(name, HeaderValue::from_str(value).expect("the value of a header"));
         self
+    }
+
+    /// A page of HTML with status 200, as a proxy puts in the place of what was asked for.
+    #[must_use]
+    pub fn page() -> Self {
+        Self(Kind::Page)
     }
 
     /// None: the connection stays open and nothing comes.
@@ -77,10 +85,17 @@ impl Answer {
                 response.headers_mut().extend(headers);
                 Reply::Answer(response)
             }
+            Kind::Page => Reply::Answer(sign_in()),
             Kind::Silence => Reply::Silence,
             Kind::HangUp | Kind::Lost => Reply::HangUp,
         }
     }
+}
+
+fn sign_in() -> Response {
+    let mut response = Response::new(Bytes::from("<!DOCTYPE html><title>Sign in</title>").into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    response
 }
 
 impl From<u16> for Answer {

@@ -25,6 +25,7 @@ use crate::callback::PlainCallback;
 use crate::executions::Executions;
 use crate::google::Refusal;
 use crate::metadata::Metadata;
+use crate::secret_manager::SecretManager;
 use crate::token::Tokens;
 
 /// More than any service takes in one request.
@@ -59,6 +60,7 @@ pub(crate) struct Cloud {
     pub(crate) metadata: Metadata,
     pub(crate) plain_callback: PlainCallback,
     pub(crate) executions: Executions,
+    pub(crate) secret_manager: SecretManager,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) complaints: Arc<Complaints>,
     pub(crate) requests: Requests,
@@ -86,6 +88,7 @@ impl Cloud {
     fn google(&self, host: &str, request: &Request) -> Reply {
         match host {
             "workflowexecutions.googleapis.com" => self.executions.answer(request),
+            "secretmanager.googleapis.com" => self.secret_manager.answer(request),
             _ => {
                 self.complaints.unknown(request);
                 Reply::Answer(Refusal::from(StatusCode::NOT_FOUND).into())

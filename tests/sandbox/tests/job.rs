@@ -11,6 +11,9 @@ fn each_word_does_what_it_says() {
     check(&["print", "a b", "write", "c", "print", "d"], "a b\ncd\n", "", 0);
     check(&["eprint", "oh", "print", "ah"], "ah\n", "oh\n", 0);
     check(&["env", "NAME", "env", "ABSENT"], "NAME=a b\nABSENT unset\n", "", 0);
+    check(&["want", "NAME", "a b", "drip", "NAME", "1", "drip", "ABSENT", "1"], "a b", "", 0);
+    check(&["want", "NAME", "a c", "print", "never"], "", "", 1);
+    check(&["want", "ABSENT", ""], "", "", 1);
     check(&["args", "exit", "a b", "\"", ""], "\"exit\"\n\"a b\"\n\"\\\"\"\n\"\"\n", "", 0);
     check(&["cwd"], "/\n", "", 0);
     check(&["tty"], "no terminal\n", "", 0);

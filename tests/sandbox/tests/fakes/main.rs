@@ -4,4 +4,5 @@ mod callback;
 mod client;
 mod executions;
 mod metadata;
+mod secret_manager;
 mod token;
