@@ -16,7 +16,7 @@ use crate::{
     clock::{Clock, Moment},
     engine::{Engine, EngineError, patiently},
     google::{
-        Metadata, MetadataError, Outside, Tokens, Vm,
+        Api, Metadata, MetadataError, Outside, Tokens, Vm,
         credential::{self, Credential},
         notices::{self, Notice},
     },
@@ -146,10 +146,13 @@ impl Agent<'_> {
             (Err(problems), _) => (invalid(problems, started), Seen::default()),
             (Ok(job), Err(verdict)) => (verdict, Seen::of(job)),
             (Ok(job), Ok(())) => {
-                let Self { settings, tokens, run_id, clock, journal, stop, watcher, .. } = self;
-                let seen = Seen::of(job);
-                let mut attempt = Attempt { settings, tokens, run_id, clock, journal, stop, watcher, seen };
-                let verdict = attempt.run(job).await.unwrap_or_else(|verdict| verdict);
+                let Self { settings, vm, outside, tokens, run_id, clock, journal, stop, watcher, .. } = self;
+                let project = vm.instance.as_ref().map(|instance| &*instance.project);
+                let (api, seen) = (Api { outside, tokens }, Seen::of(job));
+                let mut attempt =
+                    Attempt { settings, tokens, api, project, run_id, clock, journal, stop, watcher, seen };
+                let mut verdict = attempt.run(job).await.unwrap_or_else(|verdict| verdict);
+                attempt.seen.redact(&mut verdict);
                 (verdict, attempt.seen)
             }
         };

@@ -19,11 +19,16 @@ use crate::{
         Container, ContainerState, Engine, EngineError, Exit, MemoryWatch, Named, OutputReader, patiently,
     },
     fetch::fetch_image,
-    google::Tokens,
+    google::{
+        Api, Tokens,
+        secrets::{self, Secret},
+    },
     http,
     job::{ContainerCommand, Job},
     journal::Journal,
     lifecycle::{Action, Event, Found, Sighting},
+    logging,
+    logs::{Redaction, SHORTEST, is_short},
     oom_score,
     progress::{Phase, Progress, Watcher},
     report::{Image, Logs, Reason},
@@ -44,6 +49,9 @@ const START_SHOWS: Duration = Duration::from_secs(2);
 pub(crate) struct Attempt<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) tokens: &'a Tokens,
+    pub(crate) api: Api<'a>,
+    /// The VM's project; `None` at a desk.
+    pub(crate) project: Option<&'a str>,
     pub(crate) run_id: &'a str,
     pub(crate) clock: &'a Clock,
     pub(crate) journal: &'a mut Journal,
@@ -61,6 +69,8 @@ pub(crate) struct Seen {
     pub(crate) started_at: Option<SystemTime>,
     pub(crate) finished_at: Option<SystemTime>,
     pub(crate) logs: Logs,
+    /// What of all this must not be told.
+    pub(crate) redaction: Redaction,
 }
 
 /// The attempt's container before it runs.
@@ -107,8 +117,10 @@ impl Attempt<'_> {
             Some(started) => started,
             None => {
                 let engine = self.unless_stopped(connect(settings), Verdict::stopped_early).await?;
+                // First, so that nothing is pulled for a job that cannot run.
+                let secrets = self.read_secrets(job).await?;
                 self.fetch_image(&engine, &job.command).await?;
-                let claim = self.claim(&engine, job).await?;
+                let claim = self.claim(&engine, job, &secrets).await?;
                 self.start(claim, job).await?
             }
         };
@@ -129,6 +141,43 @@ impl Attempt<'_> {
             done = step => done,
             cause = self.stop.asked() => Err(stopped(cause)),
         }
+    }
+
+    /// The values of the job's secrets; from now on they are hidden.
+    async fn read_secrets(&mut self, job: &Job) -> Result<Vec<Secret>, Verdict> {
+        let read = secrets::read(self.api, self.project, &job.secrets, secrets::PATIENCE);
+        let invalid = |problems: Vec<String>| Verdict::without_exit(Reason::InvalidJob, problems.join("\n"));
+        let secrets =
+            self.unless_stopped(async { read.await.map_err(invalid) }, Verdict::stopped_early).await?;
+        self.hide(&secrets);
+        Ok(secrets)
+    }
+
+    /// Hides the secrets of a container that an agent before this one created. Their values are what it was given:
+    /// Secret Manager may have others by now, or be away.
+    async fn hide_those_of(&mut self, container: &Container, job: &Job) -> Result<(), Verdict> {
+        if job.secrets.is_empty() {
+            return Ok(());
+        }
+        let env = patiently(self.budgets().engine, EngineError::may_pass, || container.env()).await;
+        let env = env.map_err(|error| engine_lost(&error))?;
+        let variables = env.iter().filter_map(|variable| variable.split_once('='));
+        let secrets = variables.filter(|(name, _)| job.secrets.iter().any(|secret| secret.name == *name));
+        let secret = |(name, value): (&str, &str)| Secret { name: name.to_owned(), value: value.to_owned() };
+        self.hide(&secrets.map(secret).collect::<Vec<_>>());
+        Ok(())
+    }
+
+    /// Blots the secrets out of the job's log, the agent's own, and the report.
+    fn hide(&mut self, secrets: &[Secret]) {
+        for Secret { name, .. } in secrets.iter().filter(|secret| is_short(&secret.value)) {
+            tracing::warn!(
+                name,
+                "the secret has less than {SHORTEST} characters, and is not redacted in the log"
+            );
+        }
+        self.seen.redaction = Redaction::of(secrets.iter().map(|secret| (&*secret.name, &*secret.value)));
+        logging::hide(self.seen.redaction.clone());
     }
 
     async fn fetch_image(&mut self, engine: &Engine, command: &ContainerCommand) -> Result<(), Verdict> {
@@ -161,6 +210,7 @@ impl Attempt<'_> {
             self.journal.note(Event::NotStarted).await;
             return Ok(None);
         };
+        self.hide_those_of(&container, job).await?;
         if !state.running && at.boot_id() != self.clock.boot_id() {
             return Err(self.rebooted(&container, job, &state, stopping).await);
         }
@@ -170,9 +220,9 @@ impl Attempt<'_> {
     }
 
     /// The attempt's container: a new one, or the one that an agent before this one created.
-    async fn claim(&mut self, engine: &Engine, job: &Job) -> Result<Claim, Verdict> {
+    async fn claim(&mut self, engine: &Engine, job: &Job, secrets: &[Secret]) -> Result<Claim, Verdict> {
         let command = &job.command;
-        let body = self.create_body(engine, command)?;
+        let body = self.create_body(engine, command, secrets)?;
         let name = command.name.clone().unwrap_or_else(|| format!("longrun-{}", &self.run_id[..12]));
         let wait = self.budgets().engine;
         let deadline = Instant::now() + wait;
@@ -196,6 +246,7 @@ impl Attempt<'_> {
                 Err(error) => return Err(create_failed(&error)),
             };
             let Named { container, state, .. } = &named;
+            self.hide_those_of(container, job).await?;
             let seen = sighting(&named);
             match self.journal.run().on_found(seen, self.clock.boot_id()) {
                 Found::Start | Found::TakeOver => {
@@ -213,6 +264,7 @@ impl Attempt<'_> {
         &self,
         engine: &Engine,
         command: &ContainerCommand,
+        secrets: &[Secret],
     ) -> Result<Map<String, Value>, Verdict> {
         let body = command.create_body(engine.api());
         let mut body = body.map_err(|error| Verdict::without_exit(Reason::InvalidJob, error.to_string()))?;
@@ -221,6 +273,7 @@ impl Attempt<'_> {
         labels[ATTEMPT_LABEL] = self.journal.run().attempt().to_string().into();
         labels[BOOT_LABEL] = self.clock.boot_id().into();
         oom_score::offer_the_job(&mut body);
+        add_variables(&mut body, secrets);
         Ok(body)
     }
 
@@ -296,7 +349,8 @@ impl Attempt<'_> {
 
     fn output_of(&self, container: &Container, job: &Job) -> OutputOf {
         let (container, tty) = (container.clone(), job.command.tty);
-        OutputOf { container, tty, tail: job.log_tail, engine: self.budgets().engine }
+        let redaction = self.seen.redaction.clone();
+        OutputOf { container, tty, tail: job.log_tail, redaction, engine: self.budgets().engine }
     }
 
     /// The Engine leaves the code that a shell would give (126, 127) in the container's state; its other
@@ -352,6 +406,25 @@ impl Attempt<'_> {
         let output = OutputTask::taking_over(self.output_of(container, job), self.watcher);
         self.seen.logs = output.finish(supervise::DRAIN).await;
         Verdict::rebooted(state.exit_code, stopping)
+    }
+}
+
+impl Seen {
+    /// Blots the job's secrets out of what others say of it: an Engine's error may quote the environment.
+    pub(crate) fn redact(&mut self, verdict: &mut Verdict) {
+        for text in [&mut verdict.message].into_iter().chain(&mut self.logs.unavailable) {
+            *text = self.redaction.text(text).into_owned();
+        }
+    }
+}
+
+/// Adds the secrets to the create call's body.
+fn add_variables(body: &mut Map<String, Value>, secrets: &[Secret]) {
+    let variables = secrets.iter().map(|Secret { name, value }| format!("{name}={value}").into());
+    match body.get_mut("Env") {
+        Some(Value::Array(env)) => env.extend(variables),
+        _ if secrets.is_empty() => {}
+        _ => drop(body.insert("Env".to_owned(), Value::Array(variables.collect()))),
     }
 }
 

@@ -8,6 +8,7 @@
 use std::{
     fmt,
     io::{self, IsTerminal, Write},
+    sync::{PoisonError, RwLock},
     time::SystemTime,
 };
 
@@ -24,12 +25,44 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use crate::logs::Redaction;
+
+/// What no line may show. One for the process, as its log is.
+static HIDDEN: RwLock<Option<Redaction>> = RwLock::new(None);
+
+/// Hides this from now on, and nothing else any more.
+pub(crate) fn hide(redaction: Redaction) {
+    *HIDDEN.write().unwrap_or_else(PoisonError::into_inner) = Some(redaction);
+}
+
+fn redacted(text: &str) -> String {
+    match &*HIDDEN.read().unwrap_or_else(PoisonError::into_inner) {
+        Some(redaction) => redaction.text(text).into_owned(),
+        None => text.to_owned(),
+    }
+}
+
 /// Starts logging what `filter` lets through.
 pub fn start(filter: Targets) {
     let terminal = io::stderr().is_terminal();
-    let for_people = terminal.then(|| people::layer().with_writer(io::stderr).with_target(false));
+    let for_people =
+        terminal.then(|| people::layer().with_writer(|| Redacted(io::stderr())).with_target(false));
     let for_google = (!terminal).then(|| CloudLogging::new(io::stdout));
     tracing_subscriber::registry().with(filter).with(for_people).with(for_google).init();
+}
+
+/// Writes lines for people, a whole one at a time.
+struct Redacted<W>(W);
+
+impl<W: Write> Write for Redacted<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write_all(redacted(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Writes events in Cloud Logging's form.
@@ -78,7 +111,7 @@ struct Fields(Map<String, Value>);
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.0.insert(field.name().to_owned(), redacted(value).into());
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -94,7 +127,7 @@ impl Visit for Fields {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+        self.0.insert(field.name().to_owned(), redacted(&format!("{value:?}")).into());
     }
 }
 

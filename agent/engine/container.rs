@@ -173,6 +173,23 @@ impl Container {
         Ok(OutputReader::kept(answer, tty))
     }
 
+    /// The container's variables, `NAME=value` each.
+    pub async fn env(&self) -> Result<Vec<String>, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Inspected {
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Config {
+            #[serde(default)]
+            env: Option<Vec<String>>,
+        }
+        let inspected: Inspected = self.inspect().await?;
+        Ok(inspected.config.env.unwrap_or_default())
+    }
+
     /// How the Engine keeps the container's log: the command's options with the Engine's defaults.
     pub async fn log_config(&self) -> Result<LogConfig, EngineError> {
         #[derive(Deserialize)]

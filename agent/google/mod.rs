@@ -1,12 +1,15 @@
 //! Google's services, one file each, and the rules for the credentials that they get.
 
+pub mod api;
 pub mod credential;
 mod metadata;
 pub mod notices;
+pub mod secrets;
 mod token;
 
 use reqwest::{Client, Method, RequestBuilder, Url};
 
+pub use api::{Api, ApiError};
 pub use metadata::{Metadata, MetadataError, Vm};
 pub use token::Tokens;
 

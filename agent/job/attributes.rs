@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 use reqwest::{Method, Url};
 use thiserror::Error;
 
-use super::{ContainerCommand, ExitCodes, ReadFile, nearest};
+use super::{ContainerCommand, ExitCodes, ReadFile, SecretEnv, SecretVersion, nearest, secrets};
 
 /// Attributes by name, as the metadata server gives them.
 pub type Attributes = BTreeMap<String, String>;
@@ -71,7 +71,11 @@ pub const TABLE: &[Attribute] = &[
     row("longrun-log-tail", "`32KiB`", "last bytes of the log in the report; at most `128KiB`"),
     later("longrun-logs", "none", "`cloud-logging`, `gs://bucket/prefix`, or both"),
     later("longrun-result-file", "none", "a JSON file in the container that becomes `result`"),
-    later("longrun-secret-env-NAME", "", "Secret Manager version that becomes the variable NAME"),
+    row(
+        "longrun-secret-env-NAME",
+        "",
+        "a secret of Secret Manager that becomes the job's variable NAME: `SECRET`, `SECRET:VERSION` or `projects/PROJECT/secrets/SECRET/versions/VERSION`; redacted wherever the log leaves the VM",
+    ),
     later(
         "longrun-when-orphaned",
         "`stop-job`",
@@ -151,6 +155,8 @@ pub struct Job {
     pub on_reboot: OnReboot,
     /// Last bytes of the log in the report.
     pub log_tail: usize,
+    /// Variables beside those of the command.
+    pub secrets: Vec<SecretEnv>,
 }
 
 /// Without a callback there is nobody to tell, and nothing is run.
@@ -184,11 +190,21 @@ impl Order {
         let on_reboot = reader.read("longrun-on-reboot", on_reboot).unwrap_or_default();
         let log_tail = reader.read("longrun-log-tail", log_tail).unwrap_or(LOG_TAIL);
         let command = reader.command(read);
+        let secrets = reader.secrets(command.as_ref());
 
         let job = match command {
             Some(command) if reader.problems.is_empty() => {
                 let grace = grace.unwrap_or_else(|| command_grace(&command));
-                Ok(Job { command, timeout, grace, max_attempts, retry_exit_codes, on_reboot, log_tail })
+                Ok(Job {
+                    command,
+                    timeout,
+                    grace,
+                    max_attempts,
+                    retry_exit_codes,
+                    on_reboot,
+                    log_tail,
+                    secrets,
+                })
             }
             _ => Err(reader.problems),
         };
@@ -249,6 +265,33 @@ impl Reader<'_> {
             }
             (None, None) => {
                 self.problem("neither docker-command nor host-command is set; set docker-command to a `docker run …` line");
+                None
+            }
+        }
+    }
+
+    fn secrets(&mut self, command: Option<&ContainerCommand>) -> Vec<SecretEnv> {
+        let attributes = self.attributes.range(secrets::ATTRIBUTE.to_owned()..);
+        let names = attributes.map_while(|(attribute, _)| attribute.strip_prefix(secrets::ATTRIBUTE));
+        names.filter(|name| !name.is_empty()).filter_map(|name| self.secret(name, command)).collect()
+    }
+
+    /// The secret that becomes this variable, which is the only one to do so.
+    fn secret(&mut self, name: &str, command: Option<&ContainerCommand>) -> Option<SecretEnv> {
+        let attribute = format!("{}{name}", secrets::ATTRIBUTE);
+        if !secrets::is_variable(name) {
+            self.problem(format_args!(
+                "{attribute}: `{name}` cannot be a variable's name; use letters, digits and _, and no digit first"
+            ));
+        } else if command.is_some_and(|command| command.has_env(name)) {
+            self.problem(format_args!(
+                "{attribute}: docker-command has the variable {name} too, by --env or --env-file; keep one of them"
+            ));
+        }
+        match SecretVersion::parse(self.attributes[&attribute].trim()) {
+            Ok(version) => Some(SecretEnv { name: name.to_owned(), version }),
+            Err(expected) => {
+                self.problem(format_args!("{attribute}: its value cannot be used; expected {expected}"));
                 None
             }
         }
@@ -391,6 +434,8 @@ mod tests {
             ("longrun-retry-exit-codes", "1, 75, 100-110"),
             ("longrun-on-reboot", "rerun"),
             ("longrun-log-tail", "128KiB"),
+            ("longrun-secret-env-B_2", " key:2 "),
+            ("longrun-secret-env-A", "projects/p/secrets/key"),
             ("ssh-keys", "not ours"),
         ])
         .unwrap();
@@ -401,6 +446,12 @@ mod tests {
         assert_eq!((job.max_attempts, job.on_reboot), (100, OnReboot::Rerun));
         assert!([1, 75, 100, 110].into_iter().all(|code| job.retry_exit_codes.contains(code)));
         assert!(![2, 99, 111].into_iter().any(|code| job.retry_exit_codes.contains(code)));
+        let secrets: Vec<_> =
+            job.secrets.iter().map(|secret| (&*secret.name, secret.version.to_string())).collect();
+        assert_eq!(
+            secrets,
+            [("A", "projects/p/secrets/key/versions/latest".to_owned()), ("B_2", "key:2".to_owned())]
+        );
     }
 
     #[test]
@@ -457,7 +508,7 @@ mod tests {
             ("longrun-on-reboot", "again"),
             ("longrun-log-tail", "1GiB"),
             ("longrun-logs", "cloud-logging"),
-            ("longrun-secret-env-KEY", "x"),
+            ("longrun-secret-env-KEY", "hunter 2"),
         ])
         .unwrap()
         .job
@@ -466,7 +517,6 @@ mod tests {
             problems,
             [
                 "longrun-logs: this version of longrun-agent does not have it yet; remove it",
-                "longrun-secret-env-KEY: this version of longrun-agent does not have it yet; remove it",
                 "longrun-timeuot: unknown attribute; the nearest known one is longrun-timeout",
                 "longrun-zebra: unknown attribute",
                 "longrun-callback-method: `TRACE` cannot be used; expected GET, HEAD, POST, PUT, DELETE, OPTIONS or PATCH",
@@ -476,7 +526,35 @@ mod tests {
                 "longrun-on-reboot: `again` cannot be used; expected fail or rerun",
                 "longrun-log-tail: `1GiB` cannot be used; expected 128KiB at most",
                 "docker-command: unknown flag `--nope` at word 3",
+                "longrun-secret-env-KEY: its value cannot be used; expected a secret of the VM's project such as `api-key` or `api-key:3`, or `projects/PROJECT/secrets/NAME/versions/VERSION`",
             ]
+        );
+    }
+
+    #[test]
+    fn a_secret_is_the_only_one_to_set_its_variable() {
+        let problems = |command: &str, attribute: &str| {
+            order(&[("docker-command", command), (attribute, "key")]).unwrap().job.map(drop).unwrap_err()
+        };
+        for command in ["docker run -e KEY=x a", "docker run -e KEY a", "docker run -e KEY= a"] {
+            assert_eq!(
+                problems(command, "longrun-secret-env-KEY"),
+                [
+                    "longrun-secret-env-KEY: docker-command has the variable KEY too, by --env or --env-file; keep one of them"
+                ]
+            );
+        }
+        let other = [("docker-command", "docker run -e KEYS=x a"), ("longrun-secret-env-KEY", "key")];
+        assert_eq!(order(&other).unwrap().job.unwrap().secrets.len(), 1);
+        assert_eq!(
+            problems("docker run a", "longrun-secret-env-db-url"),
+            [
+                "longrun-secret-env-db-url: `db-url` cannot be a variable's name; use letters, digits and _, and no digit first"
+            ]
+        );
+        assert_eq!(
+            problems("docker run a", "longrun-secret-env-"),
+            ["longrun-secret-env-: unknown attribute; the nearest known one is longrun-secret-env-NAME"]
         );
     }
 

@@ -172,6 +172,12 @@ impl ContainerCommand {
         })
     }
 
+    /// Whether a flag or a file sets this variable, or names it without a value.
+    pub(crate) fn has_env(&self, name: &str) -> bool {
+        let variables = self.body.get("Env").and_then(Value::as_array).into_iter().flatten();
+        variables.filter_map(Value::as_str).any(|variable| variable.split('=').next() == Some(name))
+    }
+
     /// The body of the create call for an Engine of `api`.
     pub fn create_body(&self, api: EngineApi) -> Result<Map<String, Value>, CommandError> {
         if let Some((needs, flag)) = self.needs.iter().find(|(needs, _)| *needs > api) {

@@ -1,12 +1,14 @@
-//! The last bytes of the job's output, and exact counts of all of it, in flat memory.
+//! The last bytes of the job's output as it may be shown, and exact counts of all that it wrote, in flat memory.
 
-/// Keeps the last bytes of what is pushed. Both streams are pushed into one tail, in the order in which
-/// they came.
+/// Keeps the last bytes of what is shown, and counts what was written: a secret that is blotted out counts as it
+/// was. Both streams go into one tail, in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Tail {
     /// At most twice `limit`: the front is dropped only when that is full, so a byte is moved once at most.
     kept: Vec<u8>,
     limit: usize,
+    /// Bytes shown so far.
+    shown: u64,
     bytes: u64,
     newlines: u64,
     ends_with_newline: bool,
@@ -15,16 +17,20 @@ pub(crate) struct Tail {
 impl Tail {
     /// A tail of at most `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { kept: Vec::new(), limit, bytes: 0, newlines: 0, ends_with_newline: true }
+        Self { kept: Vec::new(), limit, shown: 0, bytes: 0, newlines: 0, ends_with_newline: true }
     }
 
-    /// Takes a piece of any size, in time linear in its size and without allocating once warm.
-    pub(crate) fn push(&mut self, piece: &[u8]) {
+    /// Counts a piece that the job wrote.
+    pub(crate) fn count(&mut self, piece: &[u8]) {
         let Some(last) = piece.last() else { return };
         self.bytes += piece.len() as u64;
         self.newlines += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
         self.ends_with_newline = *last == b'\n';
+    }
 
+    /// Takes a piece of any size, in time linear in its size and without allocating once warm.
+    pub(crate) fn keep(&mut self, piece: &[u8]) {
+        self.shown += piece.len() as u64;
         let wanted = &piece[piece.len().saturating_sub(self.limit)..];
         if self.kept.len() + wanted.len() > 2 * self.limit {
             let surplus = (self.kept.len() + wanted.len()).saturating_sub(self.limit).min(self.kept.len());
@@ -33,27 +39,27 @@ impl Tail {
         self.kept.extend_from_slice(wanted);
     }
 
-    /// Bytes pushed so far.
+    /// Bytes counted so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Lines pushed so far; a last line without a newline counts.
+    /// Lines counted so far; a last line without a newline counts.
     pub(crate) fn lines(&self) -> u64 {
         self.newlines + u64::from(!self.ends_with_newline)
     }
 
     /// The tail as text, beginning at a character, with what is not UTF-8 replaced, and how many bytes
-    /// went before it.
+    /// were shown before it.
     pub(crate) fn text(&self) -> (String, u64) {
         let mut start = self.kept.len().saturating_sub(self.limit);
-        if self.bytes > (self.kept.len() - start) as u64 {
+        if self.shown > (self.kept.len() - start) as u64 {
             // A cut may fall into a character: step over its continuation bytes, at most three.
             let orphans = self.kept[start..].iter().take(3).take_while(|byte| **byte & 0xC0 == 0x80);
             start += orphans.count();
         }
         let kept = &self.kept[start..];
-        (String::from_utf8_lossy(kept).into_owned(), self.bytes - kept.len() as u64)
+        (String::from_utf8_lossy(kept).into_owned(), self.shown - kept.len() as u64)
     }
 }
 
@@ -82,15 +88,24 @@ mod tests {
     #[test]
     fn what_is_not_utf8_is_replaced() {
         let mut tail = Tail::new(16);
-        tail.push(b"a\xffb");
+        tail.keep(b"a\xffb");
         assert_eq!(tail.text(), ("a\u{fffd}b".to_owned(), 0));
+    }
+
+    #[test]
+    fn what_was_written_is_counted_and_what_is_shown_is_kept() {
+        let mut tail = Tail::new(8);
+        tail.count(b"hunter2\n");
+        tail.keep(b"[REDACTED:KEY]\n");
+        assert_eq!((tail.bytes(), tail.lines(), tail.text()), (8, 1, ("ED:KEY]\n".to_owned(), 7)));
     }
 
     #[test]
     fn memory_stays_flat() {
         let mut tail = Tail::new(1000);
         for _ in 0..10_000 {
-            tail.push(&[b'x'; 777]);
+            tail.count(&[b'x'; 777]);
+            tail.keep(&[b'x'; 777]);
         }
         assert_eq!(tail.bytes(), 7_770_000);
         assert!(tail.kept.capacity() <= 4000, "{}", tail.kept.capacity());
@@ -100,7 +115,8 @@ mod tests {
     fn check(limit: usize, pieces: &[&str], text: &str, before: u64, lines: u64) {
         let mut tail = Tail::new(limit);
         for piece in pieces {
-            tail.push(piece.as_bytes());
+            tail.count(piece.as_bytes());
+            tail.keep(piece.as_bytes());
         }
         assert_eq!(tail.text(), (text.to_owned(), before));
         assert_eq!(tail.lines(), lines);

@@ -21,7 +21,7 @@ use crate::{
     backoff,
     engine::{Container, EngineError, LogConfig, Output, OutputReader, patiently},
     http,
-    logs::{Replay, Tail},
+    logs::{Redaction, Redactor, Replay, Tail},
     progress::{Progress, Stream, Watcher},
     report::Logs,
 };
@@ -41,6 +41,8 @@ pub(crate) struct OutputOf {
     pub(crate) tty: bool,
     /// How many of the last bytes are kept.
     pub(crate) tail: usize,
+    /// What of it must not leave the VM.
+    pub(crate) redaction: Redaction,
     /// Longest absence of the Engine.
     pub(crate) engine: Duration,
 }
@@ -66,7 +68,7 @@ impl OutputTask {
 
     fn spawn(reader: Option<OutputReader>, of: OutputOf, watcher: &Watcher) -> Self {
         let (job_ended, seen) = oneshot::channel();
-        let taken = Taken::new(of.tail, Watcher::clone(watcher));
+        let taken = Taken::new(&of, Watcher::clone(watcher));
         let follower = Follower { of, taken, patience: Patience::new(seen), kept: None, broke_at: None };
         Self { task: tokio::spawn(follower.follow(reader)), job_ended }
     }
@@ -215,19 +217,22 @@ impl OutputOf {
 struct Taken {
     tail: Tail,
     replay: Replay,
+    redactor: Redactor,
     watcher: Watcher,
 }
 
 impl Taken {
-    fn new(tail: usize, watcher: Watcher) -> Self {
-        Self { tail: Tail::new(tail), replay: Replay::default(), watcher }
+    fn new(of: &OutputOf, watcher: Watcher) -> Self {
+        let (tail, redactor) = (Tail::new(of.tail), Redactor::new(&of.redaction));
+        Self { tail, replay: Replay::default(), redactor, watcher }
     }
 
     fn take(&mut self, stream: Stream, piece: &[u8]) {
         let fresh = self.replay.fresh(stream, piece);
         if !fresh.is_empty() {
-            self.tail.push(fresh);
-            (self.watcher)(Progress::Output(stream, fresh));
+            let Self { tail, redactor, watcher, .. } = self;
+            tail.count(fresh);
+            redactor.read(stream, fresh, |shown| show(tail, watcher, stream, shown));
         }
     }
 
@@ -235,13 +240,20 @@ impl Taken {
         config.keeps(self.tail.bytes(), self.tail.lines())
     }
 
-    fn into_logs(self) -> Logs {
+    fn into_logs(mut self) -> Logs {
+        let Self { tail, redactor, watcher, .. } = &mut self;
+        redactor.finish(|stream, shown| show(tail, watcher, stream, shown));
         let (tail, truncated_bytes) = self.tail.text();
         let (bytes, lines) = (self.tail.bytes(), self.tail.lines());
         Logs { tail, bytes, lines, truncated_bytes, ..Logs::default() }
     }
 }
 
+/// Passes on what may leave the VM.
+fn show(tail: &mut Tail, watcher: &Watcher, stream: Stream, piece: &[u8]) {
+    tail.keep(piece);
+    watcher(Progress::Output(stream, piece));
+}
 fn too_late() -> String {
     "the rest of the log did not come in time after the job's end".to_owned()
 }

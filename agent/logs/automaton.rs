@@ -1,0 +1,153 @@
+//! Finds many texts at once, in one pass over bytes that may come in pieces (Aho and Corasick, "Efficient string
+//! matching", 1975): no byte is looked at twice, whatever the texts have in common.
+
+use std::collections::VecDeque;
+
+/// The place of a reader that has read nothing yet, or nothing of use.
+pub(super) const ROOT: u32 = 0;
+
+/// The texts, as a tree of their beginnings.
+pub(super) struct Automaton {
+    nodes: Vec<Node>,
+    /// The root's children by their byte; most bytes of most logs get no further than here.
+    first: Box<[u32; 256]>,
+}
+
+/// A beginning of a text. Whoever has read so far stands at the longest one that its last bytes make up.
+struct Node {
+    byte: u8,
+    /// One that goes on from here, and one that goes on from the same place as this; `ROOT` if there is none.
+    child: u32,
+    sibling: u32,
+    /// The longest other beginning that the last bytes make up, which is tried where no child fits.
+    fallback: u32,
+    depth: u32,
+    /// The longest text that ends here.
+    found: Option<Found>,
+}
+
+/// A text that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// In bytes.
+    pub(super) length: u32,
+    /// Whose it is.
+    pub(super) owner: u32,
+}
+
+impl Automaton {
+    /// Looks for these texts, none of them empty, with the number of their owner; of the same text twice, the
+    /// first counts.
+    pub(super) fn new<'a>(texts: impl IntoIterator<Item = (&'a [u8], u32)>) -> Self {
+        let mut automaton = Self { nodes: vec![Node::at(0, 0)], first: Box::new([ROOT; 256]) };
+        for (text, owner) in texts {
+            automaton.add(text, owner);
+        }
+        automaton.find_fallbacks();
+        automaton
+    }
+
+    /// Reads on from `place`, and tells each end of a text: how many bytes of this piece go before it, and which
+    /// text it is; of several, the longest. Answers the place reached.
+    pub(super) fn read(&self, mut place: u32, piece: &[u8], mut tell: impl FnMut(usize, Found)) -> u32 {
+        for (index, byte) in piece.iter().enumerate() {
+            place = self.step(place, *byte);
+            if let Some(found) = self.node(place).found {
+                tell(index + 1, found);
+            }
+        }
+        place
+    }
+
+    /// How many of the last bytes read may be the beginning of a text.
+    pub(super) fn depth(&self, place: u32) -> u32 {
+        self.node(place).depth
+    }
+
+    fn step(&self, mut place: u32, byte: u8) -> u32 {
+        while place != ROOT {
+            if let Some(child) = self.children(place).find(|child| self.node(*child).byte == byte) {
+                return child;
+            }
+            place = self.node(place).fallback;
+        }
+        self.first[usize::from(byte)]
+    }
+
+    fn children(&self, place: u32) -> impl Iterator<Item = u32> {
+        let some = |place| (place != ROOT).then_some(place);
+        std::iter::successors(some(self.node(place).child), move |child| some(self.node(*child).sibling))
+    }
+
+    fn add(&mut self, text: &[u8], owner: u32) {
+        let mut place = ROOT;
+        for byte in text {
+            let known = self.children(place).find(|child| self.node(*child).byte == *byte);
+            place = known.unwrap_or_else(|| self.grow(place, *byte));
+        }
+        let length = self.node(place).depth;
+        self.nodes[place as usize].found.get_or_insert(Found { length, owner });
+    }
+
+    fn grow(&mut self, place: u32, byte: u8) -> u32 {
+        let new =
+            u32::try_from(self.nodes.len()).expect("attributes of half a megabyte name no secrets of 4 GB");
+        let parent = &mut self.nodes[place as usize];
+        let sibling = std::mem::replace(&mut parent.child, new);
+        let depth = parent.depth + 1;
+        self.nodes.push(Node { sibling, ..Node::at(depth, byte) });
+        if place == ROOT {
+            self.first[usize::from(byte)] = new;
+        }
+        new
+    }
+
+    /// Level by level: a node's fallback is above it.
+    fn find_fallbacks(&mut self) {
+        let mut next: VecDeque<u32> = self.children(ROOT).collect();
+        while let Some(place) = next.pop_front() {
+            let children: Vec<_> = self.children(place).collect();
+            for child in children {
+                let fallback = self.step(self.node(place).fallback, self.node(child).byte);
+                let inherited = self.node(fallback).found;
+                let node = &mut self.nodes[child as usize];
+                node.fallback = fallback;
+                node.found = node.found.or(inherited);
+                next.push_back(child);
+            }
+        }
+    }
+
+    fn node(&self, place: u32) -> &Node {
+        &self.nodes[place as usize]
+    }
+}
+
+impl Node {
+    fn at(depth: u32, byte: u8) -> Self {
+        Self { byte, child: ROOT, sibling: ROOT, fallback: ROOT, depth, found: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_text_that_ends_at_each_byte_is_found() {
+        assert_eq!(ends(&["he", "she", "his", "hers"], "ushers"), [(4, 3, 1), (6, 4, 3)]);
+        assert_eq!(ends(&["a", "aa"], "aaab"), [(1, 1, 0), (2, 2, 1), (3, 2, 1)]);
+        assert_eq!(ends(&["abcd", "bc"], "abcabcd"), [(3, 2, 1), (6, 2, 1), (7, 4, 0)]);
+        assert_eq!(ends(&["same", "same"], "same"), [(4, 4, 0)]);
+        assert_eq!(ends(&["none"], "non"), []);
+        assert_eq!(ends(&[], "none"), []);
+    }
+
+    fn ends(texts: &[&str], read: &str) -> Vec<(usize, u32, u32)> {
+        let mut ends = Vec::new();
+        let texts = texts.iter().zip(0..).map(|(text, owner)| (text.as_bytes(), owner));
+        let automaton = Automaton::new(texts);
+        automaton.read(ROOT, read.as_bytes(), |end, Found { length, owner }| ends.push((end, length, owner)));
+        ends
+    }
+}
