@@ -1,7 +1,10 @@
 //! Finds many texts at once, in one pass over bytes that may come in pieces (Aho and Corasick, "Efficient string
-//! matching", 1975): no byte is looked at twice, whatever the texts have in common.
+//! matching", 1975): in time linear in what is read, whatever the texts have in common.
 
 use std::collections::VecDeque;
+
+/// More children than these are not searched one by one.
+const MANY: usize = 4;
 
 /// The place of a reader that has read nothing yet, or nothing of use.
 pub(super) const ROOT: u32 = 0;
@@ -9,21 +12,26 @@ pub(super) const ROOT: u32 = 0;
 /// The texts, as a tree of their beginnings.
 pub(super) struct Automaton {
     nodes: Vec<Node>,
-    /// The root's children by their byte; most bytes of most logs get no further than here.
-    first: Box<[u32; 256]>,
+    /// Where each byte leads to from the root, from where most bytes of most logs get no further, and from other
+    /// nodes with many children.
+    rows: Vec<[u32; 256]>,
 }
 
 /// A beginning of a text. Whoever has read so far stands at the longest one that its last bytes make up.
 struct Node {
     byte: u8,
+    /// Whose text is the one that `length` tells of.
+    owner: u16,
+    /// How long the longest text is that ends here; 0 if none does.
+    length: u32,
     /// One that goes on from here, and one that goes on from the same place as this; `ROOT` if there is none.
     child: u32,
     sibling: u32,
     /// The longest other beginning that the last bytes make up, which is tried where no child fits.
     fallback: u32,
     depth: u32,
-    /// The longest text that ends here.
-    found: Option<Found>,
+    /// Its place in `rows`; 0, which is the root's, if it has none.
+    row: u32,
 }
 
 /// A text that was found.
@@ -32,18 +40,19 @@ pub(super) struct Found {
     /// In bytes.
     pub(super) length: u32,
     /// Whose it is.
-    pub(super) owner: u32,
+    pub(super) owner: u16,
 }
 
 impl Automaton {
     /// Looks for these texts, none of them empty, with the number of their owner; of the same text twice, the
     /// first counts.
-    pub(super) fn new<'a>(texts: impl IntoIterator<Item = (&'a [u8], u32)>) -> Self {
-        let mut automaton = Self { nodes: vec![Node::at(0, 0)], first: Box::new([ROOT; 256]) };
+    pub(super) fn new<'a>(texts: impl IntoIterator<Item = (&'a [u8], u16)>) -> Self {
+        let mut automaton = Self { nodes: vec![Node::at(0, 0)], rows: Vec::new() };
         for (text, owner) in texts {
             automaton.add(text, owner);
         }
-        automaton.find_fallbacks();
+        automaton.nodes.shrink_to_fit();
+        automaton.connect();
         automaton
     }
 
@@ -52,8 +61,9 @@ impl Automaton {
     pub(super) fn read(&self, mut place: u32, piece: &[u8], mut tell: impl FnMut(usize, Found)) -> u32 {
         for (index, byte) in piece.iter().enumerate() {
             place = self.step(place, *byte);
-            if let Some(found) = self.node(place).found {
-                tell(index + 1, found);
+            let Node { length, owner, .. } = *self.node(place);
+            if length != 0 {
+                tell(index + 1, Found { length, owner });
             }
         }
         place
@@ -65,13 +75,13 @@ impl Automaton {
     }
 
     fn step(&self, mut place: u32, byte: u8) -> u32 {
-        while place != ROOT {
+        while place != ROOT && self.node(place).row == 0 {
             if let Some(child) = self.children(place).find(|child| self.node(*child).byte == byte) {
                 return child;
             }
             place = self.node(place).fallback;
         }
-        self.first[usize::from(byte)]
+        self.rows[self.node(place).row as usize][usize::from(byte)]
     }
 
     fn children(&self, place: u32) -> impl Iterator<Item = u32> {
@@ -79,14 +89,16 @@ impl Automaton {
         std::iter::successors(some(self.node(place).child), move |child| some(self.node(*child).sibling))
     }
 
-    fn add(&mut self, text: &[u8], owner: u32) {
+    fn add(&mut self, text: &[u8], owner: u16) {
         let mut place = ROOT;
         for byte in text {
             let known = self.children(place).find(|child| self.node(*child).byte == *byte);
             place = known.unwrap_or_else(|| self.grow(place, *byte));
         }
-        let length = self.node(place).depth;
-        self.nodes[place as usize].found.get_or_insert(Found { length, owner });
+        let node = &mut self.nodes[place as usize];
+        if node.length == 0 {
+            (node.length, node.owner) = (node.depth, owner);
+        }
     }
 
     fn grow(&mut self, place: u32, byte: u8) -> u32 {
@@ -96,25 +108,47 @@ impl Automaton {
         let sibling = std::mem::replace(&mut parent.child, new);
         let depth = parent.depth + 1;
         self.nodes.push(Node { sibling, ..Node::at(depth, byte) });
-        if place == ROOT {
-            self.first[usize::from(byte)] = new;
-        }
         new
     }
 
-    /// Level by level: a node's fallback is above it.
-    fn find_fallbacks(&mut self) {
-        let mut next: VecDeque<u32> = self.children(ROOT).collect();
+    /// Finds every node's fallback and makes the rows, level by level: a fallback is above its node.
+    fn connect(&mut self) {
+        self.rows.push([ROOT; 256]);
+        let mut next = VecDeque::from([ROOT]);
         while let Some(place) = next.pop_front() {
             let children: Vec<_> = self.children(place).collect();
+            if place == ROOT || children.len() > MANY {
+                self.add_row(place, &children);
+            }
             for child in children {
-                let fallback = self.step(self.node(place).fallback, self.node(child).byte);
-                let inherited = self.node(fallback).found;
-                let node = &mut self.nodes[child as usize];
-                node.fallback = fallback;
-                node.found = node.found.or(inherited);
+                if place != ROOT {
+                    self.set_fallback(child, self.step(self.node(place).fallback, self.node(child).byte));
+                }
                 next.push_back(child);
             }
+        }
+    }
+
+    fn add_row(&mut self, place: u32, children: &[u32]) {
+        let fallback = self.node(place).fallback;
+        let mut row = std::array::from_fn(|byte| self.step(fallback, byte as u8));
+        for child in children {
+            row[usize::from(self.node(*child).byte)] = *child;
+        }
+        if place == ROOT {
+            self.rows[0] = row;
+        } else {
+            self.nodes[place as usize].row = self.rows.len() as u32;
+            self.rows.push(row);
+        }
+    }
+
+    fn set_fallback(&mut self, place: u32, fallback: u32) {
+        let Node { length, owner, .. } = *self.node(fallback);
+        let node = &mut self.nodes[place as usize];
+        node.fallback = fallback;
+        if node.length == 0 {
+            (node.length, node.owner) = (length, owner);
         }
     }
 
@@ -125,7 +159,7 @@ impl Automaton {
 
 impl Node {
     fn at(depth: u32, byte: u8) -> Self {
-        Self { byte, child: ROOT, sibling: ROOT, fallback: ROOT, depth, found: None }
+        Self { byte, owner: 0, length: 0, child: ROOT, sibling: ROOT, fallback: ROOT, depth, row: 0 }
     }
 }
 
@@ -139,11 +173,15 @@ mod tests {
         assert_eq!(ends(&["a", "aa"], "aaab"), [(1, 1, 0), (2, 2, 1), (3, 2, 1)]);
         assert_eq!(ends(&["abcd", "bc"], "abcabcd"), [(3, 2, 1), (6, 2, 1), (7, 4, 0)]);
         assert_eq!(ends(&["same", "same"], "same"), [(4, 4, 0)]);
+        assert_eq!(
+            ends(&["ab", "ac", "ad", "ae", "af", "bxy"], "afaabxy"),
+            [(2, 2, 4), (5, 2, 0), (7, 3, 5)]
+        );
         assert_eq!(ends(&["none"], "non"), []);
         assert_eq!(ends(&[], "none"), []);
     }
 
-    fn ends(texts: &[&str], read: &str) -> Vec<(usize, u32, u32)> {
+    fn ends(texts: &[&str], read: &str) -> Vec<(usize, u32, u16)> {
         let mut ends = Vec::new();
         let texts = texts.iter().zip(0..).map(|(text, owner)| (text.as_bytes(), owner));
         let automaton = Automaton::new(texts);

@@ -25,7 +25,7 @@ const SHORTEST_LINE: usize = 8;
 /// Where `openssl base64` and `base64` begin a new line.
 const WRAPS: [usize; 2] = [64, 76];
 
-/// What must not leave the VM; nothing by default. The memory is some 250 bytes for each byte of a secret.
+/// What must not leave the VM; nothing by default. The memory is some 350 bytes for each byte of a secret.
 #[derive(Clone, Default)]
 pub(crate) struct Redaction(Option<Arc<Blots>>);
 
@@ -151,7 +151,7 @@ struct Pass {
 struct Span {
     start: u64,
     end: u64,
-    owner: u32,
+    owner: u16,
 }
 
 impl Pass {
@@ -212,7 +212,7 @@ impl Pass {
             && let Some(Span { start, end, owner }) = self.found.pop_front()
         {
             show_some(&text[index(self.done)..index(start)], show);
-            show(marks[owner as usize].as_bytes());
+            show(marks[usize::from(owner)].as_bytes());
             self.done = end;
         }
         let shown = self.done;
