@@ -164,6 +164,25 @@ mod tests {
         );
     }
 
+    #[test]
+    fn no_line_shows_what_is_hidden() {
+        let secret = "a \"quoted\" secret of logging's test";
+        hide(Redaction::of([("KEY", secret)]));
+        let (json, people) = (Log::default(), Log::default());
+        let (for_json, for_people) = (json.clone(), people.clone());
+        let subscriber = tracing_subscriber::registry()
+            .with(CloudLogging::new(move || for_json.clone()))
+            .with(people::layer().with_writer(move || Redacted(for_people.clone())));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(error = secret, quoted = ?secret, "the Engine said: {secret}");
+        });
+        for (log, times) in [(json, 3), (people, 3)] {
+            let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.matches("[REDACTED:KEY]").count(), times, "{text}");
+            assert!(!text.contains("secret of logging"), "{text}");
+        }
+    }
+
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 
