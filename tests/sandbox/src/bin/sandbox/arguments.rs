@@ -12,6 +12,7 @@ usage: sandbox [options] [docker run …]   run the job as a VM would, and show 
 
 options:
   --attribute NAME=VALUE   an attribute of the VM, such as longrun-timeout=90m; may be repeated
+  --secret NAME=VALUE      a secret of Secret Manager, for an attribute longrun-secret-env-…; may be repeated
   --listen ADDRESS:PORT    where the fakes listen (default: a free port of 127.0.0.1)
   --plain-callback         the callback is a web server of somebody else, which gets no token
   --once                   serve: end after the first report, with the job's exit code";
@@ -35,6 +36,7 @@ pub(crate) enum Mode {
 pub(crate) struct Arguments {
     pub(crate) mode: Mode,
     pub(crate) attributes: Vec<(String, String)>,
+    pub(crate) secrets: Vec<(String, String)>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) plain_callback: bool,
     pub(crate) once: bool,
@@ -64,7 +66,8 @@ impl Arguments {
                 "--once" => arguments.once = true,
                 "--plain-callback" => arguments.plain_callback = true,
                 "--listen" => arguments.listen = Some(address(&value()?)?),
-                "--attribute" => arguments.attributes.push(attribute(&value()?)?),
+                "--attribute" => arguments.attributes.push(named("--attribute", &value()?)?),
+                "--secret" => arguments.secrets.push(named("--secret", &value()?)?),
                 "docker" | "run" => {
                     arguments.docker_run = std::iter::once(word).chain(words.by_ref()).collect();
                 }
@@ -93,10 +96,10 @@ fn address(value: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("sandbox: --listen `{value}`: expected address:port, such as 127.0.0.1:8080"))
 }
 
-fn attribute(value: &str) -> Result<(String, String), String> {
+fn named(option: &str, value: &str) -> Result<(String, String), String> {
     match value.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(format!("sandbox: --attribute `{value}`: expected NAME=VALUE")),
+        _ => Err(format!("sandbox: {option} `{value}`: expected NAME=VALUE")),
     }
 }
 
@@ -113,6 +116,7 @@ mod tests {
         assert_eq!(parse("").unwrap(), Arguments::default());
         assert_eq!(parse("--help").unwrap().mode, Mode::Help);
         assert_eq!(parse("--attribute=a=b=c").unwrap().attributes, [("a".to_owned(), "b=c".to_owned())]);
+        assert_eq!(parse("--secret a=b").unwrap().secrets, [("a".to_owned(), "b".to_owned())]);
         assert_eq!(parse("image").unwrap().mode, Mode::Image);
     }
 
@@ -122,6 +126,7 @@ mod tests {
             ("ubuntu", "`ubuntu`"),
             ("--attribute", "--attribute needs a value"),
             ("--attribute x", "`x`: expected NAME=VALUE"),
+            ("--secret x", "--secret `x`: expected NAME=VALUE"),
             ("--attribute docker-command=x docker run a", "give one"),
             ("--listen 80", "`80`: expected address:port"),
         ] {

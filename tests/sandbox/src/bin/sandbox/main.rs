@@ -150,6 +150,9 @@ async fn prepare(arguments: &Arguments) -> io::Result<Sandbox> {
     {
         builder = builder.callback_method(&method.to_ascii_uppercase());
     }
+    for (name, value) in &arguments.secrets {
+        builder = builder.secret(name, value);
+    }
     let listening =
         |error| io::Error::other(format!("the fakes cannot listen at {:?}: {error}", arguments.listen));
     let sandbox = builder.start().await.map_err(listening)?;
