@@ -246,9 +246,12 @@ impl Attempt<'_> {
                 Err(error) => return Err(create_failed(&error)),
             };
             let Named { container, state, .. } = &named;
-            self.hide_those_of(container, job).await?;
             let seen = sighting(&named);
-            match self.journal.run().on_found(seen, self.clock.boot_id()) {
+            let found = self.journal.run().on_found(seen, self.clock.boot_id());
+            if found != Found::Replace {
+                self.hide_those_of(container, job).await?;
+            }
+            match found {
                 Found::Start | Found::TakeOver => {
                     let attempt = seen.attempt;
                     return Ok(Claim { container: named.container, attempt, may_have_started: true });

@@ -96,6 +96,22 @@ async fn an_agent_that_takes_over_hides_what_the_job_really_has() {
 }
 
 #[tokio::test]
+async fn each_attempt_has_the_secret_of_its_time_and_hides_that() {
+    let cloud = |cloud: Builder| cloud.secret("key", KEY);
+    let attributes = [KEY_IN, ("longrun-max-attempts", "2")];
+    let command = "docker run IMAGE env KEY exit 1";
+    let mut agent = start(Given { command, attributes: &attributes, cloud, ..GIVEN }).await;
+    agent.says("the job is tried again").await;
+    agent.sandbox.add_secret_version("key", "another-by-now");
+    let ended = agent.ended().await;
+    let report = ended.report();
+    assert_eq!(report["attempts"].as_array().map(Vec::len), Some(2));
+    assert_eq!(report["logs"]["tail"], "KEY=[REDACTED:KEY]\n", "{report:#}");
+    assert_eq!(asked(&ended.sandbox), 2);
+    assert_nowhere(&ended, "another-by-now");
+}
+
+#[tokio::test]
 async fn every_secret_that_cannot_be_read_is_told_at_once_with_what_to_do() {
     let cloud = |cloud: Builder| {
         cloud
