@@ -9,7 +9,9 @@ use hyper::Method;
 use tokio::net::TcpListener;
 
 use crate::callback::{Calls, PlainCallback};
+use crate::compute::Compute;
 use crate::executions::{Executions, Workflow};
+use crate::iam::Permissions;
 use crate::metadata::Metadata;
 use crate::script::Script;
 use crate::secret_manager::{Secret, SecretManager, Version};
@@ -32,6 +34,9 @@ pub struct Builder {
     workflow: Workflow,
     secrets: BTreeMap<String, Secret>,
     secret_answers: Vec<Answer>,
+    execution_answers: Vec<Answer>,
+    compute_answers: Vec<Answer>,
+    missing_permissions: Vec<String>,
 }
 
 impl Builder {
@@ -119,6 +124,24 @@ impl Builder {
         self
     }
 
+    /// Who asks first for the execution, or for what its callbacks hold, gets these, then the service is itself.
+    pub fn execution_answers(mut self, answers: impl IntoIterator<Item = impl Into<Answer>>) -> Self {
+        self.execution_answers = answers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The first requests to Compute Engine get these, then it is itself.
+    pub fn compute_answers(mut self, answers: impl IntoIterator<Item = impl Into<Answer>>) -> Self {
+        self.compute_answers = answers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// With a service account that lacks this permission, such as `workflows.executions.get`.
+    pub fn without_permission(mut self, permission: &str) -> Self {
+        self.missing_permissions.push(permission.to_owned());
+        self
+    }
+
     /// Opens the address and serves it on a task of the runtime that this runs in.
     ///
     /// # Errors
@@ -128,12 +151,23 @@ impl Builder {
         let complaints = Arc::<Complaints>::default();
         let tokens = Arc::new(Tokens::new(self.scopes));
         let calls = Arc::new(Calls::new(self.callback_method, Script::new(self.callback_answers)));
+        let permissions = Arc::new(Permissions::all_but(self.missing_permissions));
         let script = Script::new(self.metadata_answers);
         let secret_script = Script::new(self.secret_answers);
+        let reads = Script::new(self.execution_answers);
+        let deletions = Script::new(self.compute_answers);
         let cloud = Arc::new(Cloud {
             metadata: Metadata::new(self.account, script, tokens.clone(), complaints.clone()),
             plain_callback: PlainCallback::new(calls.clone(), complaints.clone()),
-            executions: Executions::new(self.workflow, calls.clone(), tokens.clone(), complaints.clone()),
+            executions: Executions::new(
+                self.workflow,
+                calls.clone(),
+                reads,
+                permissions.clone(),
+                tokens.clone(),
+                complaints.clone(),
+            ),
+            compute: Compute::new(deletions, permissions, tokens.clone(), complaints.clone()),
             secret_manager: SecretManager::new(
                 self.secrets,
                 secret_script,
@@ -164,6 +198,9 @@ impl Default for Builder {
             workflow: Workflow::Awaits,
             secrets: BTreeMap::new(),
             secret_answers: Vec::new(),
+            execution_answers: Vec::new(),
+            compute_answers: Vec::new(),
+            missing_permissions: Vec::new(),
         }
     }
 }

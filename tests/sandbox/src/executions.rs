@@ -6,6 +6,7 @@
 //! Not known of the real service, and so a guess: that a wrong method is 405, and where the body's own cap
 //! is. Leaves out starting and cancelling executions, which the agent never does.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::body::Bytes;
@@ -14,6 +15,8 @@ use serde_json::{Value, json};
 
 use crate::callback::{Calls, payload};
 use crate::google::{Refusal, json};
+use crate::iam::Permissions;
+use crate::script::Script;
 use crate::server::{Complaints, Reply, Request, Response, plain};
 use crate::token::Tokens;
 use crate::unique;
@@ -41,6 +44,8 @@ pub(crate) enum State {
     Succeeded,
     Failed,
     Cancelled,
+    /// The service does not know it any more.
+    Forgotten,
 }
 
 #[derive(Debug)]
@@ -51,6 +56,9 @@ pub(crate) struct Executions {
     workflow: Workflow,
     execution: Mutex<Execution>,
     calls: Arc<Calls>,
+    /// What reads are answered.
+    script: Script,
+    permissions: Arc<Permissions>,
     tokens: Arc<Tokens>,
     complaints: Arc<Complaints>,
 }
@@ -65,6 +73,8 @@ impl Executions {
     pub(crate) fn new(
         workflow: Workflow,
         calls: Arc<Calls>,
+        script: Script,
+        permissions: Arc<Permissions>,
         tokens: Arc<Tokens>,
         complaints: Arc<Complaints>,
     ) -> Self {
@@ -77,6 +87,8 @@ impl Executions {
             workflow,
             execution: Mutex::new(Execution { state: State::Active, slot: None }),
             calls,
+            script,
+            permissions,
             tokens,
             complaints,
         }
@@ -92,6 +104,11 @@ impl Executions {
         let mut execution = self.execution();
         execution.state = state;
         execution.slot = None;
+    }
+
+    /// Somebody else's payload is in the slot.
+    pub(crate) fn fill(&self, payload: &str) {
+        self.execution().slot = Some(Bytes::copy_from_slice(payload.as_bytes()));
     }
 
     /// The workflow awaits its callback once: what was in the slot, if anything was.
@@ -111,9 +128,10 @@ impl Executions {
                 let called = || self.called(request, execution, callback);
                 self.calls.take(request, page, || called().unwrap_or_else(refuse))
             }
-            Some(resource) if request.method() == Method::GET => {
-                Reply::Answer(self.read(request, &resource).unwrap_or_else(refuse))
-            }
+            Some(resource) if request.method() == Method::GET => match self.script.next() {
+                Some(answer) => answer.reply(page),
+                None => Reply::Answer(self.read(request, &resource).unwrap_or_else(refuse)),
+            },
             _ => {
                 self.complaints.unknown(request);
                 Reply::Answer(refuse(StatusCode::NOT_FOUND.into()))
@@ -123,6 +141,7 @@ impl Executions {
 
     fn called(&self, request: &Request, execution: &str, callback: &str) -> Result<Response, Refusal> {
         self.tokens.check(request)?;
+        self.permissions.check("workflows.callbacks.send", execution)?;
         let body = request.body();
         let mut state = self.execution();
         if execution != self.name || callback != self.callback || state.state != State::Active {
@@ -148,22 +167,46 @@ impl Executions {
 
     fn read(&self, request: &Request, resource: &Resource<'_>) -> Result<Response, Refusal> {
         self.tokens.check(request)?;
+        let (permission, name) = match resource {
+            Resource::Execution(name) => ("workflows.executions.get", *name),
+            Resource::Callbacks(name) => ("workflows.callbacks.list", *name),
+            Resource::Callback { .. } => return Err(not_found()),
+        };
+        self.permissions.check(permission, name)?;
         let execution = self.execution();
-        let body = match resource {
-            Resource::Execution(name) if *name == self.name => json!({
-                "name": self.name,
-                "state": execution.state.name(),
-                "workflowRevisionId": "000001-a4d",
-            }),
-            Resource::Callbacks(name) if *name == self.name => match execution.state {
-                State::Active => json!({ "callbacks": [self.endpoint(&execution)] }),
-                State::Succeeded | State::Failed | State::Cancelled => json!({}),
-            },
-            Resource::Execution(_) | Resource::Callbacks(_) | Resource::Callback { .. } => {
-                return Err(not_found());
-            }
+        if name != self.name || execution.state == State::Forgotten {
+            return Err(not_found());
+        }
+        let body = match (resource, execution.state) {
+            (Resource::Execution(_), state) => self.execution_as_seen(state, request)?,
+            (_, State::Active) => json!({ "callbacks": [self.endpoint(&execution)] }),
+            _ => json!({}),
         };
         Ok(json(StatusCode::OK, &body))
+    }
+
+    /// The execution in the view that was asked for.
+    fn execution_as_seen(&self, state: State, request: &Request) -> Result<Value, Refusal> {
+        let mut body = json!({
+            "name": self.name,
+            "startTime": "2026-11-23T10:00:00.123456789Z",
+            "state": state.name(),
+            "workflowRevisionId": "000001-a4d",
+        });
+        if state != State::Active {
+            body["endTime"] = "2026-11-23T10:00:10.123456789Z".into();
+            body["duration"] = "10s".into();
+        }
+        match view(request).as_deref() {
+            Some("BASIC") => {}
+            None | Some("FULL" | "EXECUTION_VIEW_UNSPECIFIED") => {
+                body["argument"] = "null".into();
+                body["callLogLevel"] = "LOG_ERRORS_ONLY".into();
+                body["status"] = json!({ "currentSteps": [{ "routine": "main", "step": "await" }] });
+            }
+            Some(_) => return Err(StatusCode::BAD_REQUEST.into()),
+        }
+        Ok(body)
     }
 
     /// The callback as a listing shows it. Numbers of 64 bits are strings in Google's JSON.
@@ -192,6 +235,7 @@ impl State {
             Self::Succeeded => "SUCCEEDED",
             Self::Failed => "FAILED",
             Self::Cancelled => "CANCELLED",
+            Self::Forgotten => "STATE_UNSPECIFIED",
         }
     }
 }
@@ -222,6 +266,12 @@ impl<'a> Resource<'a> {
             _ => None,
         }
     }
+}
+
+/// How much of an execution is asked for.
+fn view(request: &Request) -> Option<Cow<'_, str>> {
+    let query = request.uri().query().unwrap_or_default();
+    form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "view").map(|(_, value)| value)
 }
 
 fn not_found() -> Refusal {

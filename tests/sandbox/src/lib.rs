@@ -7,7 +7,8 @@
 //!
 //! ```text
 //!            /, /computeMetadata/…                        metadata.rs ─┐ issues
-//! agent ──►  X-Forwarded-Host: <service>.googleapis.com   executions.rs│──── token.rs
+//! agent ──►  X-Forwarded-Host: <service>.googleapis.com   executions.rs│──── token.rs, iam.rs
+//!                                                         compute.rs   │
 //!                                                      secret_manager.rs
 //!            /callback/<id>                               callback.rs ─┘ checks
 //! ```
@@ -19,7 +20,7 @@
 //! [`job`] has an image to run where nothing can be pulled, and [`tools`] finds the programs of others that
 //! the suites use as judges.
 //!
-//! Leaves out the workflow itself, quotas, IAM beyond the token and its scope, and TLS.
+//! Leaves out the workflow itself, quotas, and TLS.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -37,8 +38,10 @@ mod vm;
 mod token;
 
 mod callback;
+mod compute;
 mod executions;
 mod google;
+mod iam;
 mod secret_manager;
 
 mod script;
@@ -147,6 +150,11 @@ impl Sandbox {
         self.cloud.executions.consume()
     }
 
+    /// Somebody else calls the callback: this is in the slot then.
+    pub fn fill_callback(&self, payload: &str) {
+        self.cloud.executions.fill(payload);
+    }
+
     /// The execution ends well. Its callback is gone: 404 from then on.
     pub fn end_execution(&self) {
         self.cloud.executions.end(State::Succeeded);
@@ -155,6 +163,11 @@ impl Sandbox {
     /// Somebody cancels the execution. Its callback is gone: 404 from then on.
     pub fn cancel_execution(&self) {
         self.cloud.executions.end(State::Cancelled);
+    }
+
+    /// The execution is gone without a trace: 404 from then on, as its callback is.
+    pub fn forget_execution(&self) {
+        self.cloud.executions.end(State::Forgotten);
     }
 }
 
@@ -205,6 +218,12 @@ impl Sandbox {
     /// Waits until this stood in the lines of so many requests; those that came before count.
     pub async fn requested(&self, times: usize, text: &str) {
         self.cloud.requests.wait(times, text).await;
+    }
+
+    /// The names of the instances whose deletion was asked for and granted.
+    #[must_use]
+    pub fn deleted_instances(&self) -> Vec<String> {
+        self.cloud.compute.deleted()
     }
 
     /// What came in that nobody should have sent; empty after a good run.

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::callback::PlainCallback;
+use crate::compute::Compute;
 use crate::executions::Executions;
 use crate::google::Refusal;
 use crate::metadata::Metadata;
@@ -61,6 +62,7 @@ pub(crate) struct Cloud {
     pub(crate) plain_callback: PlainCallback,
     pub(crate) executions: Executions,
     pub(crate) secret_manager: SecretManager,
+    pub(crate) compute: Compute,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) complaints: Arc<Complaints>,
     pub(crate) requests: Requests,
@@ -89,6 +91,7 @@ impl Cloud {
         match host {
             "workflowexecutions.googleapis.com" => self.executions.answer(request),
             "secretmanager.googleapis.com" => self.secret_manager.answer(request),
+            "compute.googleapis.com" => self.compute.answer(request),
             _ => {
                 self.complaints.unknown(request);
                 Reply::Answer(Refusal::from(StatusCode::NOT_FOUND).into())

@@ -1,7 +1,7 @@
-use sandbox::{Builder, Sandbox};
+use sandbox::{Answer, Builder, Sandbox};
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Ask, token};
+use crate::client::{self, Ask, token};
 
 #[tokio::test]
 async fn a_workflow_that_awaits_takes_every_report_with_an_empty_answer() {
@@ -50,6 +50,52 @@ async fn an_execution_that_is_over_has_no_callback() {
         assert_eq!((refused.status(), &refused.json()["error"]["status"]), (404, &"NOT_FOUND".into()));
         assert_eq!(sandbox.reports(), [Value::Null; 0]);
     }
+}
+
+#[tokio::test]
+async fn an_execution_that_was_forgotten_is_not_found() {
+    let sandbox = start(Sandbox::builder()).await;
+    sandbox.forget_execution();
+    for below in ["", "/callbacks"] {
+        assert_eq!(read(&sandbox, below).await["error"]["status"], "NOT_FOUND");
+    }
+    assert_eq!(report(&sandbox, "{}").await.status(), 404);
+}
+
+#[tokio::test]
+async fn each_thing_needs_its_permission() {
+    for (permission, statuses) in [
+        ("workflows.executions.get", [403, 200, 200]),
+        ("workflows.callbacks.list", [200, 403, 200]),
+        ("workflows.callbacks.send", [200, 200, 403]),
+    ] {
+        let sandbox = start(Sandbox::builder().without_permission(permission)).await;
+        let (url, token) = (sandbox.callback_url(), token(&sandbox).await);
+        let (execution, _) = url.split_once("/callbacks/").expect("a callback");
+        let asks =
+            [("GET", execution.to_owned()), ("GET", format!("{execution}/callbacks")), ("POST", url.clone())];
+        for ((method, url), status) in asks.into_iter().zip(statuses) {
+            let answer = Ask::google(method, &url).bearer(&token).answer(&sandbox).await;
+            assert_eq!(answer.status(), status, "{permission}: {answer:?}");
+            assert!(status == 200 || answer.text().contains(permission), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn reads_are_answered_as_written_down_and_a_view_that_there_is_not_is_refused() {
+    let sandbox = start(Sandbox::builder().execution_answers([Answer::page(), 503.into()])).await;
+    let (url, token) = (sandbox.callback_url(), token(&sandbox).await);
+    let (execution, _) = url.split_once("/callbacks/").expect("a callback");
+    let ask = async |query: &str| {
+        Ask::google("GET", &format!("{execution}{query}")).bearer(&token).answer(&sandbox).await
+    };
+    let page = ask("").await;
+    assert_eq!((page.status(), page.header("content-type")), (200, "text/html"));
+    assert_eq!(
+        [ask("").await.status(), ask("").await.status(), ask("?view=ALL").await.status()],
+        [503, 200, 400]
+    );
 }
 
 #[tokio::test]
@@ -106,7 +152,7 @@ async fn start(builder: Builder) -> Sandbox {
 }
 
 /// Sends a report as the agent would.
-async fn report(sandbox: &Sandbox, body: &str) -> Answer {
+async fn report(sandbox: &Sandbox, body: &str) -> client::Answer {
     let ask = Ask::google("POST", &sandbox.callback_url()).bearer(&token(sandbox).await);
     ask.body(body.to_owned()).answer(sandbox).await
 }

@@ -2,7 +2,9 @@
 
 mod callback;
 mod client;
+mod compute;
 mod executions;
+mod google_protos;
 mod metadata;
 mod secret_manager;
 mod token;
