@@ -3,6 +3,7 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -90,8 +91,9 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
     if let Some(metadata) = metadata.clone() {
         watching.spawn(watch_for_notices(metadata, stop.handle()));
     }
-    let tokens = metadata.map_or_else(Tokens::of_desk, Tokens::of_vm);
-    Agent { settings, vm, order, credential, run_id, tokens, outside, clock, journal, stop, watcher }
+    let tokens = Arc::new(metadata.map_or_else(Tokens::of_desk, Tokens::of_vm));
+    let api = Api::new(outside.clone(), Arc::clone(&tokens));
+    Agent { settings, vm, order, credential, run_id, tokens, api, outside, clock, journal, stop, watcher }
         .run()
         .await
 }
@@ -103,7 +105,8 @@ struct Agent<'a> {
     order: Order,
     credential: Credential,
     run_id: String,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
+    api: Api,
     outside: Outside,
     clock: Clock,
     journal: Journal,
@@ -146,9 +149,9 @@ impl Agent<'_> {
             (Err(problems), _) => (invalid(problems, started), Seen::default()),
             (Ok(job), Err(verdict)) => (verdict, Seen::of(job)),
             (Ok(job), Ok(())) => {
-                let Self { settings, vm, outside, tokens, run_id, clock, journal, stop, watcher, .. } = self;
+                let Self { settings, vm, api, tokens, run_id, clock, journal, stop, watcher, .. } = self;
                 let project = vm.instance.as_ref().map(|instance| &*instance.project);
-                let (api, seen) = (Api { outside, tokens }, Seen::of(job));
+                let seen = Seen::of(job);
                 let mut attempt =
                     Attempt { settings, tokens, api, project, run_id, clock, journal, stop, watcher, seen };
                 let mut verdict = attempt.run(job).await.unwrap_or_else(|verdict| verdict);
@@ -293,7 +296,9 @@ async fn find_order(settings: &Settings) -> Result<(Vm, Option<Metadata>), Failu
             let vm = metadata.vm(settings.budgets.metadata).await?;
             Ok((vm, Some(metadata)))
         }
-        Source::File(path) => Ok((Vm { attributes: read_job_file(path)?, instance: None }, None)),
+        Source::File(path) => {
+            Ok((Vm { attributes: read_job_file(path)?, instance: None, account: None }, None))
+        }
     }
 }
 

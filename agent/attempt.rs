@@ -49,7 +49,7 @@ const START_SHOWS: Duration = Duration::from_secs(2);
 pub(crate) struct Attempt<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) tokens: &'a Tokens,
-    pub(crate) api: Api<'a>,
+    pub(crate) api: &'a Api,
     /// The VM's project; `None` at a desk.
     pub(crate) project: Option<&'a str>,
     pub(crate) run_id: &'a str,

@@ -2,11 +2,11 @@
 //!
 //! Leaves out what is asked for and what the answer means, which is each service's own file's.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use gcp_auth::TokenProvider;
 use reqwest::{Method, Response, StatusCode, Url};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
@@ -25,12 +25,10 @@ const MOST_BYTES: usize = 1 << 20;
 const MOST_TEXT_BYTES: usize = 1 << 10;
 
 /// Calls Google's APIs as the VM's service account.
-#[derive(Clone, Copy)]
-pub struct Api<'a> {
-    /// Sends the requests.
-    pub outside: &'a Outside,
-    /// Whose credential goes along.
-    pub tokens: &'a Tokens,
+#[derive(Clone)]
+pub struct Api {
+    outside: Outside,
+    tokens: Arc<Tokens>,
 }
 
 /// Why a call brought nothing.
@@ -60,19 +58,19 @@ pub enum ApiError {
         #[source]
         source: reqwest::Error,
     },
-    /// The service says no.
-    #[error("{host} answered {}{}{message}", status.as_u16(), if message.is_empty() { "" } else { ": " })]
+    /// The service says no, in the form that Google's services have for that.
+    #[error("{host} answered {}: {message}", status.as_u16())]
     Refused {
         /// The service.
         host: String,
         /// Its answer.
         status: StatusCode,
-        /// The name of its `google.rpc.Code`, such as `FAILED_PRECONDITION`; empty if somebody else answered.
+        /// The name of its `google.rpc.Code`, such as `FAILED_PRECONDITION`.
         code: String,
-        /// Its words; empty if somebody else answered.
+        /// Its words.
         message: String,
     },
-    /// A good status with something else than the service's answer, a proxy's page for example.
+    /// Something else than the service's answer, a proxy's page for example.
     #[error("the answer of {host} cannot be read: {why}")]
     Undecodable {
         /// The service.
@@ -83,7 +81,7 @@ pub enum ApiError {
 }
 
 impl ApiError {
-    /// The service's status, if it answered otherwise than well.
+    /// The service's status, if it said no.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { status, .. } => Some(*status),
@@ -107,7 +105,25 @@ impl ApiError {
     }
 }
 
-impl Api<'_> {
+impl Api {
+    /// Calls go out by `outside`, with a token of `tokens`.
+    pub fn new(outside: Outside, tokens: Arc<Tokens>) -> Self {
+        Self { outside, tokens }
+    }
+
+    /// Asks once, for JSON; a token that is refused is renewed once.
+    pub(super) async fn ask<T: DeserializeOwned>(&self, method: Method, url: &Url) -> Result<T, ApiError> {
+        let deadline = Instant::now() + TRY;
+        let answer = match self.call_once(&method, url, None, deadline).await {
+            Err(error) if error.status() == Some(StatusCode::UNAUTHORIZED) => {
+                self.tokens.drop_refused().await;
+                self.call_once(&method, url, None, deadline).await?
+            }
+            answer => answer?,
+        };
+        json(&answer).map_err(|why| ApiError::Undecodable { host: host(url), why })
+    }
+
     /// Calls until `deadline` for as long as there is hope, and at least once. `read` reads the body of a good
     /// answer; its error must not quote what it read.
     pub async fn call<T>(
@@ -192,17 +208,26 @@ async fn read_body(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
 
 /// A service's no. What echoes the request's headers is not passed on with the token in it.
 fn refusal(host: String, status: StatusCode, body: &[u8], token: &str) -> ApiError {
-    #[derive(Default, Deserialize)]
+    #[derive(Deserialize)]
     struct Answer {
         error: Words,
     }
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
+    // cloud.google.com/apis/design/errors, "HTTP mapping".
+    #[derive(Deserialize)]
     struct Words {
+        code: u16,
+        #[serde(default)]
         message: String,
+        #[serde(default)]
         status: String,
     }
-    let Answer { error } = serde_json::from_slice(body).unwrap_or_default();
+    let error = match serde_json::from_slice(body) {
+        Ok(Answer { error }) if error.code == status.as_u16() => error,
+        _ => {
+            let why = format!("{} with what is no error of Google's", status.as_u16());
+            return ApiError::Undecodable { host, why };
+        }
+    };
     let shown = |text: String| report::cut(&text.replace(token, "[token]"), MOST_TEXT_BYTES);
     ApiError::Refused { host, status, code: shown(error.status), message: shown(error.message) }
 }
@@ -232,7 +257,9 @@ mod tests {
             (503, true),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(refusal(String::new(), status, b"", "t").is_transient(), may_pass, "{status}");
+            let body = format!(r#"{{ "error": {{ "code": {} }} }}"#, status.as_u16());
+            let error = refusal(String::new(), status, body.as_bytes(), "t");
+            assert_eq!((error.status(), error.is_transient()), (Some(status), may_pass), "{status}");
         }
     }
 
@@ -245,7 +272,7 @@ mod tests {
         assert!(matches!(error, ApiError::Refused { code, .. } if code == "PERMISSION_DENIED"));
 
         let page = refusal("x.googleapis.com".to_owned(), StatusCode::BAD_GATEWAY, b"<html>ya29.x", "ya29.x");
-        assert_eq!(page.to_string(), "x.googleapis.com answered 502");
+        assert!(page.is_transient() && page.status().is_none(), "a proxy's page is nobody's answer: {page}");
     }
 
     #[test]

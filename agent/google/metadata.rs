@@ -36,6 +36,17 @@ pub struct Vm {
     pub attributes: Attributes,
     /// The VM, for the report; `None` at a desk.
     pub instance: Option<Instance>,
+    /// Its service account, if it has one.
+    pub account: Option<Account>,
+}
+
+/// A VM's service account.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Account {
+    /// Its name, `NAME@PROJECT.iam.gserviceaccount.com`.
+    pub email: String,
+    /// What the VM's access tokens are good for at most, whatever the account may do.
+    pub scopes: Vec<String>,
 }
 
 /// A value, and what tells it from the values that the same key had before.
@@ -211,6 +222,8 @@ fn read_vm(body: &str) -> Result<Vm, MetadataError> {
     let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
     let attributes = instance.attributes.unwrap_or_default();
     Ok(Vm {
+        // Of no use where it is wrong, and no reason then to know nothing of the VM.
+        account: serde_json::from_value(instance.service_accounts["default"].clone()).ok(),
         attributes: attributes.into_iter().map(|(name, value)| (name, text(value))).collect(),
         instance: Some(Instance {
             name: instance.name,
@@ -243,6 +256,8 @@ struct InstanceTree {
     zone: String,
     #[serde(default)]
     machine_type: String,
+    #[serde(default)]
+    service_accounts: Value,
 }
 
 #[derive(Default, Deserialize)]
@@ -273,6 +288,20 @@ mod tests {
         assert_eq!(attributes, [("a", "b"), ("n", "7"), ("t", "true"), ("z", "")]);
         assert!(read_vm(r#"{ "instance": { "attributes": null } }"#).unwrap().attributes.is_empty());
         assert!(read_vm("{}").is_err() && read_vm("<html>").is_err());
+    }
+
+    #[test]
+    fn a_vms_service_account_is_the_default_one_if_there_is_one() {
+        let account = |accounts: &str| {
+            let body = format!(r#"{{ "instance": {{ "serviceAccounts": {accounts} }} }}"#);
+            read_vm(&body).unwrap().account
+        };
+        let known =
+            account(r#"{ "a@b": {}, "default": { "email": "a@b", "scopes": ["s"], "aliases": [] } }"#);
+        assert_eq!(known, Some(Account { email: "a@b".to_owned(), scopes: vec!["s".to_owned()] }));
+        for none in ["{}", "null", r#"{ "default": null }"#, r#"{ "default": { "email": 1 } }"#] {
+            assert_eq!(account(none), None, "{none}");
+        }
     }
 
     #[test]

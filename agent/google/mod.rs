@@ -1,7 +1,9 @@
 //! Google's services, one file each, and the rules for the credentials that they get.
 
 pub mod api;
+pub mod compute;
 pub mod credential;
+pub mod executions;
 mod metadata;
 pub mod notices;
 pub mod secrets;
@@ -10,7 +12,7 @@ mod token;
 use reqwest::{Client, Method, RequestBuilder, Url};
 
 pub use api::{Api, ApiError};
-pub use metadata::{Metadata, MetadataError, Vm};
+pub use metadata::{Account, Metadata, MetadataError, Vm};
 pub use token::Tokens;
 
 use crate::http;

@@ -61,7 +61,7 @@ impl fmt::Debug for Secret {
 
 /// Reads all of them, or says of each that cannot be read why. A version without a project is in `project`.
 pub async fn read(
-    api: Api<'_>,
+    api: &Api,
     project: Option<&str>,
     wanted: &[SecretEnv],
     patience: Duration,
@@ -79,7 +79,7 @@ pub async fn read(
 
 /// One version's value.
 async fn access(
-    api: Api<'_>,
+    api: &Api,
     project: Option<&str>,
     version: &SecretVersion,
     deadline: Instant,
