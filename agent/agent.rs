@@ -13,12 +13,13 @@ use tokio::task::JoinSet;
 use crate::{
     attempt::{Attempt, Seen},
     backoff,
-    callback::{self, Undelivered, Within},
+    callback::{self, Recipient, Undelivered, Within},
     clock::{Clock, Moment},
     engine::{Engine, EngineError, patiently},
     google::{
         Api, Metadata, MetadataError, Outside, Tokens, Vm,
         credential::{self, Credential},
+        executions::Execution,
         notices::{self, Notice},
     },
     http,
@@ -93,9 +94,26 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
     }
     let tokens = Arc::new(metadata.map_or_else(Tokens::of_desk, Tokens::of_vm));
     let api = Api::new(outside.clone(), Arc::clone(&tokens));
-    Agent { settings, vm, order, credential, run_id, tokens, api, outside, clock, journal, stop, watcher }
-        .run()
-        .await
+    let execution = Execution::behind(&order.callback.url, api.clone())
+        .filter(|_| credential == Credential::AccessToken);
+    let tried = matches!(journal.run().next(), Action::Deliver { .. });
+    let agent = Agent {
+        settings,
+        vm,
+        order,
+        credential,
+        run_id,
+        tokens,
+        api,
+        outside,
+        clock,
+        journal,
+        stop,
+        watcher,
+        tried,
+        execution,
+    };
+    agent.run().await
 }
 
 /// An agent that knows its order.
@@ -112,6 +130,9 @@ struct Agent<'a> {
     journal: Journal,
     stop: Stop,
     watcher: &'a Watcher,
+    /// Whether an agent before this one may have told the callback.
+    tried: bool,
+    execution: Option<Execution>,
 }
 
 impl Agent<'_> {
@@ -196,10 +217,12 @@ impl Agent<'_> {
     }
 
     async fn deliver(&mut self, report: &Report, at: &Moment) -> Result<Event, Undelivered> {
-        let within = Within { whole: self.settings.budgets.delivery, spent: at.until(&self.clock.now()) };
-        let Self { order, credential, outside, tokens, stop, .. } = self;
-        let told =
-            callback::deliver(&order.callback, *credential, report, outside, tokens, within, stop).await;
+        let (whole, spent) = (self.settings.budgets.delivery, at.until(&self.clock.now()));
+        let within = Within { whole, spent, tried: self.tried };
+        let Self { order, credential, outside, tokens, stop, execution, .. } = self;
+        let to =
+            Recipient { callback: &order.callback, credential: *credential, execution: execution.as_ref() };
+        let told = callback::deliver(to, report, outside, tokens, within, stop).await;
         match told {
             Ok(()) => Ok(Event::Told(Told::Accepted)),
             Err(Undelivered::Gone) => Ok(Event::Told(Told::Gone)),

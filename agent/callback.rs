@@ -6,6 +6,10 @@
 //!     └──── backoff ◀───────┘  Gone: nobody waits any more
 //! ```
 //!
+//! A try whose answer was lost, or an agent that was killed at it, may have been accepted. A report that still lies
+//! in the callback's slot was, and is not sent again. Once the workflow has taken it there is no trace of it: then
+//! it is sent once more, and whoever awaits the same callback again can tell by its `runId`.
+//!
 //! Leaves out what the report says.
 
 use std::{pin::pin, time::Duration};
@@ -20,6 +24,7 @@ use crate::{
     google::{
         Outside, SCOPES, Tokens,
         credential::{self, Credential},
+        executions::{Execution, State},
     },
     http,
     job::Callback,
@@ -38,6 +43,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(60);
 const SLOW_DELAY: Duration = Duration::from_secs(30);
 /// A Retry-After is honoured up to here; a server's clock may be wrong.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// How often a 404 is heard where nobody can say whether the execution is over: some minutes.
+const MOST_DOUBTS: u32 = 5;
 
 /// Why the report was not accepted.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -73,7 +81,18 @@ enum Answer {
     Renew,
     /// Again without the log tail, which may be what is refused.
     Shrink,
+    /// Again, but not soon, and not often: the execution may be over.
+    Doubt,
     Gone,
+}
+
+/// Whom to tell.
+#[derive(Clone, Copy)]
+pub(crate) struct Recipient<'a> {
+    pub(crate) callback: &'a Callback,
+    pub(crate) credential: Credential,
+    /// The execution behind the callback, if it is a workflow's.
+    pub(crate) execution: Option<&'a Execution>,
 }
 
 /// How long it may take.
@@ -81,25 +100,47 @@ enum Answer {
 pub(crate) struct Within {
     /// From the end of the job on.
     pub(crate) whole: Duration,
-    /// What agents before this one spent of it.
+    /// What is spent of it.
     pub(crate) spent: Duration,
+    /// Whether an agent before this one may have tried.
+    pub(crate) tried: bool,
+}
+
+/// What was refused so far, by which a refusal may come to mean something else.
+#[derive(Debug, Default)]
+struct Refused {
+    shrunk: bool,
+    doubts: u32,
+}
+
+impl Refused {
+    fn weigh(&mut self, answer: Answer) -> Answer {
+        match answer {
+            Answer::Shrink if std::mem::replace(&mut self.shrunk, true) => Answer::RetrySlowly,
+            Answer::Doubt => {
+                self.doubts += 1;
+                if self.doubts < MOST_DOUBTS { Answer::Doubt } else { Answer::Gone }
+            }
+            answer => answer,
+        }
+    }
 }
 
 /// Tells the callback. Even where there is no time left it is tried once.
 pub(crate) async fn deliver(
-    callback: &Callback,
-    credential: Credential,
+    to: Recipient<'_>,
     report: &Report,
     outside: &Outside,
     tokens: &Tokens,
     within: Within,
     stop: &mut Stop,
 ) -> Result<(), Undelivered> {
-    let mut sender = Sender { callback, credential, report, outside, tokens, body: report.body() };
+    let body = report.body();
+    let mut sender = Sender { to, report, outside, tokens, body, unsure: within.tried };
     let deadline = Instant::now() + within.whole.saturating_sub(within.spent);
     let mut delays = backoff::delays(FIRST_DELAY, LONGEST_DELAY);
     let mut slow_delays = backoff::delays(SLOW_DELAY, LONGEST_DELAY);
-    let (mut shrunk, mut stopping) = (false, false);
+    let (mut refused, mut stopping) = (Refused::default(), false);
     loop {
         let tried = {
             let mut trying = pin!(sender.send(deadline));
@@ -112,12 +153,12 @@ pub(crate) async fn deliver(
                 }
             }
         };
-        let answer = match tried.answer {
+        let answer = match refused.weigh(tried.answer) {
             Answer::Accepted => return Ok(()),
             Answer::Gone => return Err(Undelivered::Gone),
-            Answer::Shrink if shrunk => Answer::RetrySlowly,
             answer => answer,
         };
+        sender.unsure |= tried.unanswered;
         tracing::warn!(error = tried.what, "the report was not accepted yet");
         if stopping {
             return Err(Undelivered::Stopped { last: tried.what });
@@ -128,11 +169,10 @@ pub(crate) async fn deliver(
                 delays.next().unwrap_or(LONGEST_DELAY)
             }
             Answer::Shrink => {
-                shrunk = true;
                 sender.body = report.body_without_tail();
                 Duration::ZERO
             }
-            Answer::RetrySlowly => slow_delays.next().unwrap_or(LONGEST_DELAY),
+            Answer::RetrySlowly | Answer::Doubt => slow_delays.next().unwrap_or(LONGEST_DELAY),
             Answer::Accepted | Answer::Gone | Answer::Retry => delays.next().unwrap_or(LONGEST_DELAY),
         };
         let next = Instant::now() + tried.retry_after.unwrap_or(delay).max(delay);
@@ -148,30 +188,51 @@ pub(crate) async fn deliver(
 }
 
 struct Sender<'a> {
-    callback: &'a Callback,
-    credential: Credential,
+    to: Recipient<'a>,
     report: &'a Report,
     outside: &'a Outside,
     tokens: &'a Tokens,
     body: Vec<u8>,
+    /// Whether a try may have been accepted without anybody knowing.
+    unsure: bool,
 }
 
 /// What one try brought.
 struct Tried {
     answer: Answer,
     retry_after: Option<Duration>,
+    /// Whether the report may have arrived nevertheless.
+    unanswered: bool,
     /// For people; never holds the token, nor the callback's address, whose path is a capability.
     what: String,
 }
 
 impl Tried {
     fn retry(what: String) -> Self {
-        Self { answer: Answer::Retry, retry_after: None, what }
+        Self { answer: Answer::Retry, retry_after: None, unanswered: false, what }
+    }
+
+    /// A 404, with what the execution's state makes of it. Of one that is active the callback may yet appear, or
+    /// its address is wrong and for people to mend.
+    fn with(self, state: State) -> Self {
+        let (answer, why) = match state {
+            State::Active => (Answer::RetrySlowly, "although its execution is active".to_owned()),
+            State::Over(how) => (Answer::Gone, format!("its execution is {how}")),
+            State::Denied => (Answer::Doubt, "whether its execution is over may not be seen".to_owned()),
+            State::Unknown(why) => {
+                (Answer::Doubt, format!("whether its execution is over is not known: {why}"))
+            }
+        };
+        Self { answer, what: format!("{}; {why}", self.what), ..self }
     }
 }
 
 impl Sender<'_> {
     async fn send(&self, deadline: Instant) -> Tried {
+        if self.unsure && self.is_in_the_slot().await {
+            tracing::info!("the callback holds the report already");
+            return Tried { answer: Answer::Accepted, ..Tried::retry(String::new()) };
+        }
         let token = match self.token().await {
             Ok(token) => token,
             Err(error) => return Tried::retry(http::chain(&error)),
@@ -185,21 +246,36 @@ impl Sender<'_> {
         fail_point::pass(format_args!("callback: to be called"));
         let response = match request.timeout(left.clamp(Duration::from_secs(1), TRY)).send().await {
             Ok(response) => response,
-            Err(error) => return Tried::retry(http::chain(&error.without_url())),
+            Err(error) => {
+                let unanswered = !error.is_connect();
+                return Tried { unanswered, ..Tried::retry(http::chain(&error.without_url())) };
+            }
         };
         fail_point::pass(format_args!("callback: answered"));
         let status = response.status();
         let header = response.headers().get("Retry-After").and_then(|value| value.to_str().ok());
-        Tried {
-            answer: classify(status, credential::is_google_api(&self.callback.url)),
+        let tried = Tried {
+            answer: classify(status, credential::is_google_api(&self.to.callback.url)),
             retry_after: header.and_then(retry_after),
+            unanswered: false,
             what: format!("the callback answered {status}"),
+        };
+        match (tried.answer, self.to.execution) {
+            (Answer::Doubt, Some(execution)) => tried.with(execution.state().await),
+            _ => tried,
+        }
+    }
+
+    async fn is_in_the_slot(&self) -> bool {
+        match self.to.execution {
+            Some(execution) => execution.holds(&self.report.run_id).await,
+            None => false,
         }
     }
 
     /// The report, in the body and, for verbs that have none, in headers.
     fn request(&self) -> reqwest::RequestBuilder {
-        let (callback, report) = (self.callback, self.report);
+        let (callback, report) = (self.to.callback, self.report);
         let word = |value: &dyn std::fmt::Debug| format!("{value:?}");
         let request = self
             .outside
@@ -219,13 +295,13 @@ impl Sender<'_> {
     }
 
     async fn token(&self) -> Result<Option<String>, gcp_auth::Error> {
-        match self.credential {
+        match self.to.credential {
             Credential::None => Ok(None),
             Credential::AccessToken => {
                 self.tokens.token(SCOPES).await.map(|token| Some(token.as_str().to_owned()))
             }
             Credential::IdentityToken => {
-                self.tokens.identity(&credential::audience(&self.callback.url)).await.map(Some)
+                self.tokens.identity(&credential::audience(&self.to.callback.url)).await.map(Some)
             }
         }
     }
@@ -238,7 +314,7 @@ fn classify(status: StatusCode, google: bool) -> Answer {
         200..=299 => Answer::Accepted,
         400 | 413 => Answer::Shrink,
         401 => Answer::Renew,
-        404 if google => Answer::Gone,
+        404 if google => Answer::Doubt,
         // A slot that is full (FACTS), and what passes by itself.
         408 | 425 | 429 | 500..=599 => Answer::Retry,
         // 403 waits for IAM; a redirect is not followed, and every other refusal is for people to mend.
@@ -256,7 +332,7 @@ fn retry_after(value: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Answer::{Accepted, Gone, Renew, Retry, RetrySlowly, Shrink};
+    use Answer::{Accepted, Doubt, Gone, Renew, Retry, RetrySlowly, Shrink};
 
     #[test]
     fn every_status_has_its_answer() {
@@ -265,7 +341,7 @@ mod tests {
             (&[400, 413], Shrink, Shrink),
             (&[401], Renew, Renew),
             (&[403, 405, 410, 415], RetrySlowly, RetrySlowly),
-            (&[404], Gone, RetrySlowly),
+            (&[404], Doubt, RetrySlowly),
             (&[408, 425, 429, 500, 502, 503, 504], Retry, Retry),
             (&[301, 302, 304, 307, 308], RetrySlowly, RetrySlowly),
         ] {
@@ -278,6 +354,33 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_404_means_what_the_executions_state_makes_of_it() {
+        let not_found = || Tried { answer: Doubt, ..Tried::retry("404".to_owned()) };
+        for (state, expected) in [
+            (State::Active, RetrySlowly),
+            (State::Over("CANCELLED".to_owned()), Gone),
+            (State::Denied, Doubt),
+            (State::Unknown("away".to_owned()), Doubt),
+        ] {
+            assert_eq!(not_found().with(state.clone()).answer, expected, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_doubt_is_believed_when_it_was_heard_often_enough() {
+        let mut refused = Refused::default();
+        let heard: Vec<_> = (0..MOST_DOUBTS).map(|_| refused.weigh(Doubt)).collect();
+        assert_eq!(heard, [Doubt, Doubt, Doubt, Doubt, Gone]);
+    }
+
+    #[test]
+    fn the_report_is_shrunk_once() {
+        let mut refused = Refused::default();
+        assert_eq!([Shrink, Shrink].map(|answer| refused.weigh(answer)), [Shrink, RetrySlowly]);
+        assert_eq!(refused.weigh(Retry), Retry);
     }
 
     #[test]

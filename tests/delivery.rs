@@ -66,6 +66,63 @@ async fn an_execution_that_is_over_ends_the_agent_with_76() {
 }
 
 #[tokio::test]
+async fn an_execution_that_the_service_does_not_know_is_over_too() {
+    let sandbox = Sandbox::builder().start().await.unwrap();
+    sandbox.forget_execution();
+    let ended = start_in(sandbox, GIVEN).ended().await;
+    assert_eq!((ended.status.code(), ended.calls().len()), (Some(76), 1));
+    let looks = ended.sandbox.requests().iter().filter(|line| line.contains("view=BASIC")).count();
+    assert_eq!(looks, 2, "it is looked for twice");
+}
+
+#[tokio::test]
+async fn a_404_is_tried_again_while_the_execution_is_active_or_nobody_knows() {
+    // The second try is made at the deadline.
+    let given = Given { environment: &[("LONGRUN_DELIVERY_DEADLINE", "1s")], ..GIVEN };
+    for cloud in [
+        (|cloud| cloud) as fn(sandbox::Builder) -> sandbox::Builder,
+        |cloud| cloud.without_permission("workflows.executions.get"),
+        |cloud| cloud.execution_answers([503]),
+        |cloud| cloud.execution_answers([Answer::page()]),
+    ] {
+        let sandbox = cloud(Sandbox::builder().callback_answers([404])).start().await.unwrap();
+        assert_accepted(&start_in(sandbox, given).ended().await, &[404, 200]);
+    }
+}
+
+#[tokio::test]
+async fn a_report_that_lies_in_the_callbacks_slot_is_not_sent_again() {
+    let cloud = |cloud: sandbox::Builder| cloud.unawaited_callback().callback_answers([Answer::lost()]);
+    let ended = run(Given { cloud, ..GIVEN }).await;
+    assert_eq!((ended.status.code(), ended.calls().len()), (Some(0), 1));
+    assert_eq!(ended.sandbox.consume_callback().unwrap()["reason"], "Completed");
+}
+
+#[tokio::test]
+async fn a_report_of_an_agent_that_was_killed_before_it_knew_is_not_sent_again() {
+    let environment = [("LONGRUN_FAIL_AT", "callback: answered#1")];
+    let cloud = |cloud: sandbox::Builder| cloud.unawaited_callback();
+    let agent = start(Given { environment: &environment, cloud, ..GIVEN }).await;
+    agent.sandbox.next_report().await;
+    let ended = agent.killed_and_started_again().await.ended().await;
+    assert_eq!((ended.status.code(), ended.calls().len()), (Some(0), 1));
+    assert!(ended.logged("the callback holds the report already"));
+}
+
+#[tokio::test]
+async fn another_report_in_the_slot_is_not_taken_for_this_one() {
+    let cloud = |cloud: sandbox::Builder| cloud.unawaited_callback().callback_answers([Answer::hang_up()]);
+    let mut agent = start(Given { cloud, command: "docker run IMAGE pause 500", ..GIVEN }).await;
+    agent.says("the job runs").await;
+    agent.sandbox.fill_callback("{}");
+    agent.says("the report was not accepted yet").await;
+    agent.says("the report was not accepted yet").await;
+    agent.sandbox.consume_callback();
+    let statuses: Vec<_> = agent.ended().await.calls().iter().map(|call| call.status).collect();
+    assert_eq!((statuses[0], statuses[1], statuses.last().unwrap()), (None, Some(429), &Some(200)));
+}
+
+#[tokio::test]
 async fn a_callback_that_never_accepts_ends_the_agent_with_75_at_the_deadline() {
     let environment = [("LONGRUN_DELIVERY_DEADLINE", "1s")];
     let cloud = |cloud: sandbox::Builder| cloud.callback_answers([503; 9]);
