@@ -23,13 +23,14 @@ use crate::{
         notices::{self, Notice},
     },
     http,
-    job::{Attributes, NoCallback, Order},
+    job::{Attributes, NoCallback, Order, Preflight},
     journal::{Journal, Locked, Owner},
     lifecycle::{Action, Event, Told},
     progress::{Phase, Progress, Watcher},
     report::{self, ApiVersion, Reason, Report},
     settings::{Settings, Source},
     supervise::{Cause, Stop, StopHandle, Verdict},
+    workflow::{self, Workflow},
 };
 
 /// Of a message in the agent's log: on COS a line over 64 KiB ends what is captured (FACTS).
@@ -94,8 +95,8 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
     }
     let tokens = Arc::new(metadata.map_or_else(Tokens::of_desk, Tokens::of_vm));
     let api = Api::new(outside.clone(), Arc::clone(&tokens));
-    let execution = Execution::behind(&order.callback.url, api.clone())
-        .filter(|_| credential == Credential::AccessToken);
+    let workflow = Arc::new(workflow_of(&vm, &order, credential, &api, &tokens, &journal));
+    watching.spawn(workflow.clone().mind(settings.budgets.orphan_check, stop.handle()));
     let tried = matches!(journal.run().next(), Action::Deliver { .. });
     let agent = Agent {
         settings,
@@ -111,9 +112,13 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
         stop,
         watcher,
         tried,
-        execution,
+        workflow: &workflow,
     };
-    agent.run().await
+    let ended = agent.run().await;
+    if let Err(Failure::Undelivered(why)) = &ended {
+        workflow.forsaken(why).await;
+    }
+    ended
 }
 
 /// An agent that knows its order.
@@ -132,7 +137,7 @@ struct Agent<'a> {
     watcher: &'a Watcher,
     /// Whether an agent before this one may have told the callback.
     tried: bool,
-    execution: Option<Execution>,
+    workflow: &'a Workflow,
 }
 
 impl Agent<'_> {
@@ -172,9 +177,20 @@ impl Agent<'_> {
             (Ok(job), Ok(())) => {
                 let Self { settings, vm, api, tokens, run_id, clock, journal, stop, watcher, .. } = self;
                 let project = vm.instance.as_ref().map(|instance| &*instance.project);
-                let seen = Seen::of(job);
-                let mut attempt =
-                    Attempt { settings, tokens, api, project, run_id, clock, journal, stop, watcher, seen };
+                let (gate, seen) = (&self.workflow.gate, Seen::of(job));
+                let mut attempt = Attempt {
+                    settings,
+                    tokens,
+                    api,
+                    project,
+                    run_id,
+                    clock,
+                    journal,
+                    gate,
+                    stop,
+                    watcher,
+                    seen,
+                };
                 let mut verdict = attempt.run(job).await.unwrap_or_else(|verdict| verdict);
                 attempt.seen.redact(&mut verdict);
                 (verdict, attempt.seen)
@@ -219,9 +235,9 @@ impl Agent<'_> {
     async fn deliver(&mut self, report: &Report, at: &Moment) -> Result<Event, Undelivered> {
         let (whole, spent) = (self.settings.budgets.delivery, at.until(&self.clock.now()));
         let within = Within { whole, spent, tried: self.tried };
-        let Self { order, credential, outside, tokens, stop, execution, .. } = self;
-        let to =
-            Recipient { callback: &order.callback, credential: *credential, execution: execution.as_ref() };
+        let Self { order, credential, outside, tokens, stop, workflow, .. } = self;
+        let execution = workflow.execution.as_ref();
+        let to = Recipient { callback: &order.callback, credential: *credential, execution };
         let told = callback::deliver(to, report, outside, tokens, within, stop).await;
         match told {
             Ok(()) => Ok(Event::Told(Told::Accepted)),
@@ -322,6 +338,31 @@ async fn find_order(settings: &Settings) -> Result<(Vm, Option<Metadata>), Failu
         Source::File(path) => {
             Ok((Vm { attributes: read_job_file(path)?, instance: None, account: None }, None))
         }
+    }
+}
+
+/// The workflow that waits. Where no access token goes to the callback there is nothing to look at; where the job was
+/// started before, it is too late for a preflight.
+fn workflow_of(
+    vm: &Vm,
+    order: &Order,
+    credential: Credential,
+    api: &Api,
+    tokens: &Arc<Tokens>,
+    journal: &Journal,
+) -> Workflow {
+    let has_token = credential == Credential::AccessToken;
+    let begins = journal.run().next() == Action::Start;
+    let execution = Execution::behind(&order.callback.url, api.clone()).filter(|_| has_token);
+    let preflight = if has_token && begins { order.preflight } else { Preflight::Off };
+    Workflow {
+        vm: vm.clone(),
+        tokens: tokens.clone(),
+        api: api.clone(),
+        execution,
+        preflight,
+        gate: workflow::gate(preflight),
+        when_orphaned: order.when_orphaned,
     }
 }
 

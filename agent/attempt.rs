@@ -34,6 +34,7 @@ use crate::{
     report::{Image, Logs, Reason},
     settings::{Budgets, Settings},
     supervise::{self, Bounds, Cause, OutputOf, OutputTask, Stop, Verdict},
+    workflow::Gate,
 };
 
 /// The labels by which a run's container is found again, and what they tell of it where there is no journal.
@@ -55,6 +56,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) run_id: &'a str,
     pub(crate) clock: &'a Clock,
     pub(crate) journal: &'a mut Journal,
+    pub(crate) gate: &'a Gate,
     pub(crate) stop: &'a mut Stop,
     pub(crate) watcher: &'a Watcher,
     pub(crate) seen: Seen,
@@ -120,6 +122,7 @@ impl Attempt<'_> {
                 // First, so that nothing is pulled for a job that cannot run.
                 let secrets = self.read_secrets(job).await?;
                 self.fetch_image(&engine, &job.command).await?;
+                self.unless_stopped(passed(self.gate), Verdict::stopped_early).await?;
                 let claim = self.claim(&engine, job, &secrets).await?;
                 self.start(claim, job).await?
             }
@@ -492,6 +495,13 @@ async fn state_if_started(
         state = supervise::state_in(container, wait).await?;
     }
     Ok(state.started_at.is_some().then_some(state))
+}
+
+/// What is required before anything runs; it was looked at meanwhile.
+async fn passed(gate: &Gate) -> Result<(), Verdict> {
+    let missing =
+        |missing: &String| Verdict::without_exit(Reason::InvalidJob, format!("longrun-preflight: {missing}"));
+    gate.wait().await.as_ref().copied().map_err(missing)
 }
 
 async fn connect(settings: &Settings) -> Result<Engine, Verdict> {

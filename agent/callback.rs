@@ -51,7 +51,9 @@ const MOST_DOUBTS: u32 = 5;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Undelivered {
     /// The execution is over, or it never was.
-    #[error("the callback answered 404: the workflow's execution is over, nobody waits for the report")]
+    #[error(
+        "the callback answered 404, and the workflow's execution is over or cannot be seen: nobody waits for the report"
+    )]
     Gone,
     /// The deadline passed.
     #[error("the report was not accepted in {}; the last try: {last}", humantime::format_duration(*.after))]
@@ -155,7 +157,10 @@ pub(crate) async fn deliver(
         };
         let answer = match refused.weigh(tried.answer) {
             Answer::Accepted => return Ok(()),
-            Answer::Gone => return Err(Undelivered::Gone),
+            Answer::Gone => {
+                tracing::warn!(error = tried.what, "the report is given up");
+                return Err(Undelivered::Gone);
+            }
             answer => answer,
         };
         sender.unsure |= tried.unanswered;

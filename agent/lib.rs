@@ -36,8 +36,9 @@
 //! # The promises
 //!
 //! 1. **One ending, told.** Once `callback-url` is known, every path ends in one report that the callback
-//!    accepted, or in the agent still trying until its deadline. A job that cannot run is reported like one
-//!    that ran. So a step's failure is a [`supervise::Verdict`], not an error.
+//!    accepted, or in the agent still trying until its deadline; then, or when the workflow that waits is gone,
+//!    the orphan rule acts (`workflow.rs`). A job that cannot run is reported like one that ran. So a step's
+//!    failure is a [`supervise::Verdict`], not an error.
 //! 2. **Never twice.** An attempt is started once: the journal says so before it is, and where there is none the
 //!    container's name and labels do. A report that was accepted is not sent again.
 //! 3. **The token stays home.** [`google::credential`] says which host gets which credential, and everything
@@ -70,6 +71,9 @@ pub mod supervise;
 pub mod report;
 
 pub mod callback;
+
+mod preflight;
+mod workflow;
 
 mod backoff;
 mod clock;

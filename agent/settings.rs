@@ -57,6 +57,8 @@ pub struct Budgets {
     pub pull_stall: Duration,
     /// For a callback that does not accept the report.
     pub delivery: Duration,
+    /// From one look at the workflow's execution to the next.
+    pub orphan_check: Duration,
 }
 
 /// A variable that cannot be used.
@@ -106,6 +108,7 @@ impl Settings {
                 engine: budget("LONGRUN_ENGINE_WAIT", minutes(5))?,
                 pull_stall: budget("LONGRUN_PULL_STALL", minutes(2))?,
                 delivery: budget("LONGRUN_DELIVERY_DEADLINE", minutes(24 * 60))?,
+                orphan_check: budget("LONGRUN_ORPHAN_CHECK", minutes(5))?,
             },
         })
     }
@@ -194,6 +197,7 @@ mod tests {
             ("LONGRUN_ENGINE_WAIT", "2s"),
             ("LONGRUN_PULL_STALL", "3s"),
             ("LONGRUN_DELIVERY_DEADLINE", "4s"),
+            ("LONGRUN_ORPHAN_CHECK", "5s"),
         ])
         .unwrap();
         assert_eq!(settings.source, Source::Metadata("http://127.0.0.1:8080/".parse().unwrap()));
@@ -206,6 +210,7 @@ mod tests {
             engine: seconds(2),
             pull_stall: seconds(3),
             delivery: seconds(4),
+            orphan_check: seconds(5),
         };
         assert_eq!(settings.budgets, budgets);
     }

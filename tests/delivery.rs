@@ -63,13 +63,16 @@ async fn an_execution_that_is_over_ends_the_agent_with_76() {
     let ended = start_in(sandbox, GIVEN).ended().await;
     assert_eq!((ended.status.code(), ended.calls().len()), (Some(76), 1));
     assert!(ended.logged("nobody waits for the report"));
+    let given_up = ended.log.iter().find(|line| line["message"] == "the report is given up").unwrap();
+    assert_eq!(given_up["error"], "the callback answered 404 Not Found; its execution is SUCCEEDED");
 }
 
 #[tokio::test]
 async fn an_execution_that_the_service_does_not_know_is_over_too() {
     let sandbox = Sandbox::builder().start().await.unwrap();
     sandbox.forget_execution();
-    let ended = start_in(sandbox, GIVEN).ended().await;
+    let attributes = [("longrun-preflight", "off")];
+    let ended = start_in(sandbox, Given { attributes: &attributes, ..GIVEN }).ended().await;
     assert_eq!((ended.status.code(), ended.calls().len()), (Some(76), 1));
     let looks = ended.sandbox.requests().iter().filter(|line| line.contains("view=BASIC")).count();
     assert_eq!(looks, 2, "it is looked for twice");
@@ -78,7 +81,11 @@ async fn an_execution_that_the_service_does_not_know_is_over_too() {
 #[tokio::test]
 async fn a_404_is_tried_again_while_the_execution_is_active_or_nobody_knows() {
     // The second try is made at the deadline.
-    let given = Given { environment: &[("LONGRUN_DELIVERY_DEADLINE", "1s")], ..GIVEN };
+    let given = Given {
+        environment: &[("LONGRUN_DELIVERY_DEADLINE", "1s")],
+        attributes: &[("longrun-preflight", "off")],
+        ..GIVEN
+    };
     for cloud in [
         (|cloud| cloud) as fn(sandbox::Builder) -> sandbox::Builder,
         |cloud| cloud.without_permission("workflows.executions.get"),

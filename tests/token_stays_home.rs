@@ -2,11 +2,14 @@
 //! and the table of `agent/google/credential.rs`.
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
 
+mod machinery;
+
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use gcp_auth::TokenProvider;
 use longrun_agent::google::{Metadata, Tokens};
+use machinery::{Callback, GIVEN, Given, run};
 use sandbox::Sandbox;
 use serde_json::Value;
 
@@ -68,6 +71,20 @@ async fn a_token_is_never_shown_by_debug_or_by_an_error() {
     let without = Sandbox::builder().without_service_account().start().await.unwrap();
     let error = tokens(&without).token(&[]).await.unwrap_err();
     assert!(error.to_string().contains("this VM has no service account"), "{error}");
+}
+
+#[tokio::test]
+async fn a_callback_that_is_not_googles_causes_no_request_to_google_and_asks_for_no_token() {
+    let environment = [("LONGRUN_ORPHAN_CHECK", "10ms")];
+    let attributes = [("longrun-preflight", "require")];
+    let command = "docker run IMAGE pause 300";
+    let callback = Callback::Plain;
+    let given = Given { command, environment: &environment, attributes: &attributes, callback, ..GIVEN };
+    let ended = run(given).await;
+    assert_eq!(ended.report()["reason"], "Completed");
+    let requests = ended.sandbox.requests();
+    let strange = |line: &&String| line.contains("googleapis.com") || line.contains("/token");
+    assert_eq!(requests.iter().find(strange), None);
 }
 
 #[tokio::test]

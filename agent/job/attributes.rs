@@ -76,10 +76,15 @@ pub const TABLE: &[Attribute] = &[
         "",
         "a secret of Secret Manager that becomes the job's variable NAME: `SECRET`, `SECRET:VERSION` or `projects/PROJECT/secrets/SECRET/versions/VERSION`; redacted wherever the log leaves the VM",
     ),
-    later(
+    row(
         "longrun-when-orphaned",
         "`stop-job`",
-        "`keep`, `stop-job`, `delete-vm`: what to do when the workflow that waits is gone",
+        "when the workflow that waits is over or cancelled: `keep` lets the job run on, `stop-job` stops it, `delete-vm` then deletes the VM too, also if no callback took the report until the deadline",
+    ),
+    row(
+        "longrun-preflight",
+        "`warn`",
+        "whether the report will reach the workflow is looked at while the image is pulled: `warn` logs what to grant, `require` runs nothing then (`InvalidJob`), `off` does not look",
     ),
 ];
 
@@ -99,6 +104,10 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Order {
     /// Whom to tell.
     pub callback: Callback,
+    /// What to do when nobody waits to be told.
+    pub when_orphaned: WhenOrphaned,
+    /// What to do when it may not be possible to tell.
+    pub preflight: Preflight,
     /// What to run, or everything that is wrong with it, one sentence each.
     pub job: Result<Job, Vec<String>>,
 }
@@ -136,6 +145,30 @@ pub enum OnReboot {
     Fail,
     /// The next boot starts a new attempt.
     Rerun,
+}
+
+/// `longrun-when-orphaned`: what becomes of the job, and of the VM, when the workflow that waits is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenOrphaned {
+    /// The job runs on.
+    Keep,
+    /// The job is stopped.
+    #[default]
+    StopJob,
+    /// The job is stopped, and then the VM is deleted.
+    DeleteVm,
+}
+
+/// `longrun-preflight`: whether it is looked at beforehand that the report will reach the workflow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preflight {
+    /// What is missing is logged.
+    #[default]
+    Warn,
+    /// Nothing runs where something is missing.
+    Require,
+    /// Nobody looks.
+    Off,
 }
 
 /// What to run, and the bounds that it runs in.
@@ -183,6 +216,8 @@ impl Order {
 
         let method = reader.read("longrun-callback-method", method).unwrap_or(Method::POST);
         let auth = reader.read("longrun-callback-auth", auth).unwrap_or_default();
+        let when_orphaned = reader.read("longrun-when-orphaned", when_orphaned).unwrap_or_default();
+        let preflight = reader.read("longrun-preflight", preflight).unwrap_or_default();
         let timeout = reader.read("longrun-timeout", duration);
         let grace = reader.read("longrun-stop-grace", duration);
         let max_attempts = reader.read("longrun-max-attempts", max_attempts).unwrap_or(1);
@@ -208,7 +243,7 @@ impl Order {
             }
             _ => Err(reader.problems),
         };
-        Ok(Self { callback: Callback { url, method, auth }, job })
+        Ok(Self { callback: Callback { url, method, auth }, when_orphaned, preflight, job })
     }
 }
 
@@ -386,6 +421,24 @@ fn on_reboot(value: &str) -> Result<OnReboot, String> {
     }
 }
 
+fn when_orphaned(value: &str) -> Result<WhenOrphaned, String> {
+    match value {
+        "keep" => Ok(WhenOrphaned::Keep),
+        "stop-job" => Ok(WhenOrphaned::StopJob),
+        "delete-vm" => Ok(WhenOrphaned::DeleteVm),
+        _ => Err("keep, stop-job or delete-vm".to_owned()),
+    }
+}
+
+fn preflight(value: &str) -> Result<Preflight, String> {
+    match value {
+        "warn" => Ok(Preflight::Warn),
+        "require" => Ok(Preflight::Require),
+        "off" => Ok(Preflight::Off),
+        _ => Err("warn, require or off".to_owned()),
+    }
+}
+
 fn log_tail(value: &str) -> Result<usize, String> {
     let size = super::values::bytes(value).ok().and_then(|size| usize::try_from(size.as_u64()?).ok());
     match size {
@@ -420,6 +473,7 @@ mod tests {
         let job = order.job.unwrap();
         assert_eq!((job.timeout, job.grace, job.log_tail), (None, Duration::from_secs(10), 32 << 10));
         assert_eq!((job.max_attempts, job.on_reboot), (1, OnReboot::Fail));
+        assert_eq!((order.when_orphaned, order.preflight), (WhenOrphaned::StopJob, Preflight::Warn));
         assert_eq!(job.retry_exit_codes, ExitCodes::default());
     }
 
@@ -436,9 +490,12 @@ mod tests {
             ("longrun-log-tail", "128KiB"),
             ("longrun-secret-env-B_2", " key:2 "),
             ("longrun-secret-env-A", "projects/p/secrets/key"),
+            ("longrun-when-orphaned", "delete-vm"),
+            ("longrun-preflight", "require"),
             ("ssh-keys", "not ours"),
         ])
         .unwrap();
+        assert_eq!((order.when_orphaned, order.preflight), (WhenOrphaned::DeleteVm, Preflight::Require));
         assert_eq!((order.callback.method, order.callback.auth), (Method::PUT, Auth::None));
         let job = order.job.unwrap();
         assert_eq!(job.timeout, Some(Duration::from_secs(14 * 24 * 3600)));
@@ -507,6 +564,8 @@ mod tests {
             ("longrun-retry-exit-codes", "110-100"),
             ("longrun-on-reboot", "again"),
             ("longrun-log-tail", "1GiB"),
+            ("longrun-when-orphaned", "adopt"),
+            ("longrun-preflight", "on"),
             ("longrun-logs", "cloud-logging"),
             ("longrun-secret-env-KEY", "hunter 2"),
         ])
@@ -521,6 +580,8 @@ mod tests {
                 "longrun-zebra: unknown attribute",
                 "longrun-callback-method: `TRACE` cannot be used; expected GET, HEAD, POST, PUT, DELETE, OPTIONS or PATCH",
                 "longrun-callback-auth: `basic` cannot be used; expected auto, access-token, identity-token or none",
+                "longrun-when-orphaned: `adopt` cannot be used; expected keep, stop-job or delete-vm",
+                "longrun-preflight: `on` cannot be used; expected warn, require or off",
                 "longrun-timeout: `soon` cannot be used; expected a duration such as 90s, 90m, 36h or 14d",
                 "longrun-retry-exit-codes: `110-100` cannot be used; expected exit codes and ranges such as 1,75,100-110, but `110-100` runs backwards",
                 "longrun-on-reboot: `again` cannot be used; expected fail or rerun",

@@ -27,7 +27,9 @@ mod secrets;
 mod shell;
 mod values;
 
-pub use attributes::{Attribute, Attributes, Auth, Callback, Job, NoCallback, OnReboot, Order, TABLE};
+pub use attributes::{
+    Attribute, Attributes, Auth, Callback, Job, NoCallback, OnReboot, Order, Preflight, TABLE, WhenOrphaned,
+};
 pub use command::{CommandError, ContainerCommand};
 pub use create::{EngineApi, Pull};
 pub use exit_codes::ExitCodes;

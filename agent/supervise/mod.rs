@@ -203,6 +203,7 @@ fn tell_of_stop(state: State, grace: Duration, watcher: &Watcher) {
         Some(Cause::Deadline) => "its time is over",
         Some(Cause::VmStopping) => "Compute Engine stops the VM",
         Some(Cause::Preempted) => "Compute Engine takes the VM away",
+        Some(Cause::Orphaned) => "the workflow that waited is gone",
         Some(Cause::Stopped) | None => "the agent was told to stop",
     };
     tracing::info!(why, grace = ?grace, "stopping the job");

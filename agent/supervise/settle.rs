@@ -92,7 +92,9 @@ impl End {
         match (self.cause, &self.seen) {
             (_, Err(_)) => DRAIN_WHEN_LOST,
             (Some(Cause::Preempted), _) => DRAIN_AT_PREEMPTION,
-            (None | Some(Cause::Deadline | Cause::Stopped | Cause::VmStopping), Ok(_)) => DRAIN,
+            (None | Some(Cause::Deadline | Cause::Stopped | Cause::VmStopping | Cause::Orphaned), Ok(_)) => {
+                DRAIN
+            }
         }
     }
 }

@@ -50,6 +50,8 @@ pub enum Cause {
     VmStopping,
     /// Compute Engine said that it takes the VM away.
     Preempted,
+    /// The workflow that waited is gone.
+    Orphaned,
 }
 
 /// What can happen.
@@ -81,9 +83,11 @@ pub(crate) enum Action {
 }
 
 impl Cause {
-    /// The cause that is told when another one comes: a signal is what a notice foretold.
+    /// The cause that is told when another one comes: a signal is what a notice foretold, and that nobody waits for
+    /// the job is the least that can be said.
     pub(crate) fn and(self, other: Self) -> Self {
         match (self, other) {
+            (Self::Orphaned, other) => other,
             (Self::Stopped | Self::VmStopping, Self::Preempted) => Self::Preempted,
             (Self::Stopped, Self::VmStopping) => Self::VmStopping,
             (first, _) => first,
@@ -93,7 +97,7 @@ impl Cause {
     /// How long the Engine may be away, of the time that it may be at other times.
     pub(crate) fn engine_patience(self, usual: Duration) -> Duration {
         match self {
-            Self::Deadline => usual,
+            Self::Deadline | Self::Orphaned => usual,
             Self::Stopped | Self::VmStopping | Self::Preempted => usual.min(ENGINE_AT_STOP),
         }
     }
@@ -102,7 +106,7 @@ impl Cause {
     pub(crate) fn grace(self, own: Duration) -> Duration {
         match self {
             Self::Preempted => own.min(GRACE_AT_PREEMPTION),
-            Self::Deadline | Self::Stopped | Self::VmStopping => own,
+            Self::Deadline | Self::Stopped | Self::VmStopping | Self::Orphaned => own,
         }
     }
 }
@@ -112,7 +116,7 @@ impl Event {
     pub(crate) fn of_cause(cause: Cause) -> Self {
         match cause {
             Cause::Deadline => Self::DeadlinePassed,
-            Cause::Stopped | Cause::VmStopping | Cause::Preempted => Self::StopAsked(cause),
+            Cause::Stopped | Cause::VmStopping | Cause::Preempted | Cause::Orphaned => Self::StopAsked(cause),
         }
     }
 }
@@ -144,7 +148,9 @@ impl State {
     /// Who asks a second time wants it sooner, but for the signal that follows a notice.
     fn asked_again(cause: Cause, asked: Cause) -> (Self, Action) {
         match (cause, asked) {
-            (Cause::Deadline | Cause::Stopped, Cause::Stopped) => (Self::Killing(cause, 1), Action::Kill),
+            (Cause::Deadline | Cause::Stopped | Cause::Orphaned, Cause::Stopped) => {
+                (Self::Killing(cause.and(asked), 1), Action::Kill)
+            }
             (_, Cause::Preempted) => (Self::Stopping(cause.and(asked)), Action::Shorten),
             _ => (Self::Stopping(cause.and(asked)), Action::Nothing),
         }
@@ -176,11 +182,11 @@ mod tests {
 
     use super::*;
     use Action::{Kill, Nothing, Shorten, Stop};
-    use Cause::{Deadline, Preempted, Stopped, VmStopping};
+    use Cause::{Deadline, Orphaned, Preempted, Stopped, VmStopping};
     use Event::{DeadlinePassed, EngineLost, Exited, PatienceOver, StopAsked};
     use State::{Ended, Killing, Lost, Running, Stopping};
 
-    const EVENTS: [Event; 7] = [
+    const EVENTS: [Event; 8] = [
         Exited,
         EngineLost,
         DeadlinePassed,
@@ -188,6 +194,7 @@ mod tests {
         StopAsked(Stopped),
         StopAsked(VmStopping),
         StopAsked(Preempted),
+        StopAsked(Orphaned),
     ];
 
     #[test]
@@ -202,22 +209,20 @@ mod tests {
                 (Stopping(Stopped), Stop),
                 (Stopping(VmStopping), Stop),
                 (Stopping(Preempted), Stop),
+                (Stopping(Orphaned), Stop),
             ],
         );
-        for cause in [Deadline, Stopped, VmStopping, Preempted] {
+        for cause in [Deadline, Stopped, VmStopping, Preempted, Orphaned] {
             let ends = [(Ended(Some(cause)), Nothing), (Lost(Some(cause)), Nothing)];
             let on_stop = asked_while_stopping(cause);
             let stopping = (Stopping(cause), Nothing);
-            on(
-                Stopping(cause),
-                [ends[0], ends[1], stopping, (Killing(cause, 1), Kill), on_stop[0], on_stop[1], on_stop[2]],
-            );
-            let told = on_stop.map(|(state, _)| (Killing(state.cause().unwrap(), 1), Nothing));
-            let killing = (Killing(cause, 1), Nothing);
-            on(
-                Killing(cause, 1),
-                [ends[0], ends[1], killing, (Killing(cause, 2), Kill), told[0], told[1], told[2]],
-            );
+            let [stop, vm_stop, preempt] = on_stop;
+            let kill = (Killing(cause, 1), Kill);
+            on(Stopping(cause), [ends[0], ends[1], stopping, kill, stop, vm_stop, preempt, stopping]);
+            let [stop, vm_stop, preempt] =
+                on_stop.map(|(state, _)| (Killing(state.cause().unwrap(), 1), Nothing));
+            let (killing, kill) = ((Killing(cause, 1), Nothing), (Killing(cause, 2), Kill));
+            on(Killing(cause, 1), [ends[0], ends[1], killing, kill, stop, vm_stop, preempt, killing]);
         }
         for end in [Ended(None), Ended(Some(Deadline)), Lost(None), Lost(Some(Stopped))] {
             on(end, EVENTS.map(|_| (end, Nothing)));
@@ -243,6 +248,9 @@ mod tests {
                 (Stopping(Preempted), Nothing),
                 (Stopping(Preempted), Shorten),
             ],
+            Orphaned => {
+                [(Killing(Stopped, 1), Kill), (Stopping(VmStopping), Nothing), (Stopping(Preempted), Shorten)]
+            }
         }
     }
 
@@ -289,7 +297,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn on(state: State, expected: [(State, Action); 7]) {
+    fn on(state: State, expected: [(State, Action); 8]) {
         for (event, expected) in EVENTS.into_iter().zip(expected) {
             assert_eq!(state.on(event), expected, "{state:?} on {event:?}");
         }

@@ -53,7 +53,7 @@ impl Verdict {
     /// How the container ended is not known.
     pub(crate) fn lost(cause: Option<Cause>, why: &str) -> Self {
         match cause {
-            None | Some(Cause::Deadline) => Self::without_exit(Reason::EngineLost, why),
+            None | Some(Cause::Deadline | Cause::Orphaned) => Self::without_exit(Reason::EngineLost, why),
             // Docker stops answering when the VM shuts down.
             Some(cause) => {
                 let message = format!("{}; how the job ended was not seen: {why}", cause.sentence());
@@ -143,6 +143,7 @@ impl Cause {
             Self::Deadline => Reason::DeadlineExceeded,
             Self::Stopped | Self::VmStopping => Reason::Stopped,
             Self::Preempted => Reason::Preempted,
+            Self::Orphaned => Reason::Orphaned,
         }
     }
 
@@ -153,6 +154,7 @@ impl Cause {
             Self::Stopped => "the agent was told to stop",
             Self::VmStopping => "the agent was told that Compute Engine stops the VM",
             Self::Preempted => "the agent was told that the VM is preempted",
+            Self::Orphaned => "the agent saw that the workflow that waited is gone",
         }
     }
 }
