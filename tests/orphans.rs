@@ -3,8 +3,11 @@
 
 mod machinery;
 
+use std::time::Duration;
+
 use machinery::{Agent, Callback, Ended, GIVEN, Given, docker, run, start, start_in};
 use sandbox::{Answer, INSTANCE, Sandbox};
+use tokio::time::timeout;
 
 /// A job that ends when it is told to, and an agent that looks often.
 const WAITING: Given<'static> =
@@ -118,7 +121,8 @@ async fn no_doubtful_answer_ends_a_job() {
     };
     let (agent, container) = running(Given { cloud, attributes: NO_PREFLIGHT, ..WAITING }).await;
     // Every doubtful answer, the second look after the 404, and the next one.
-    agent.sandbox.requested(9, "view=BASIC").await;
+    let looks = agent.sandbox.requested(9, "view=BASIC");
+    timeout(Duration::from_secs(60), looks).await.expect("the agent looks no more");
     assert_eq!(docker(&["inspect", "--format", "{{.State.Running}}", &container]), "true");
     agent.signal("TERM");
     assert_eq!(agent.ended().await.report()["reason"], "Stopped");
