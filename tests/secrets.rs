@@ -3,7 +3,7 @@
 
 mod machinery;
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use longrun_agent::{
@@ -270,7 +270,7 @@ fn assert_nowhere(ended: &Ended, secret: &str) {
 async fn read(sandbox: &Sandbox, patience: Duration) -> Result<Vec<secrets::Secret>, Vec<String>> {
     let (tokens, stand_in) = (tokens(sandbox), format!("http://{}", sandbox.address()));
     let outside = Outside::new(Some(stand_in.parse().unwrap()));
-    secrets::read(Api { outside: &outside, tokens: &tokens }, Some("p"), &wanted(), patience).await
+    secrets::read(&Api::new(outside, Arc::new(tokens)), Some("p"), &wanted(), patience).await
 }
 
 fn wanted() -> Vec<SecretEnv> {

@@ -12,6 +12,7 @@ use crate::callback::{Calls, PlainCallback};
 use crate::compute::Compute;
 use crate::executions::{Executions, Workflow};
 use crate::iam::Permissions;
+use crate::logging::Logging;
 use crate::metadata::Metadata;
 use crate::script::Script;
 use crate::secret_manager::{Secret, SecretManager, Version};
@@ -30,6 +31,8 @@ pub struct Builder {
     scopes: Vec<String>,
     metadata_answers: Vec<Answer>,
     callback_answers: Vec<Answer>,
+    logging_answers: Vec<Answer>,
+    refused_entries: Option<String>,
     callback_method: Method,
     workflow: Workflow,
     secrets: BTreeMap<String, Secret>,
@@ -73,6 +76,18 @@ impl Builder {
     /// The first calls of the callback get these, then it is itself.
     pub fn callback_answers(mut self, answers: impl IntoIterator<Item = impl Into<Answer>>) -> Self {
         self.callback_answers = answers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The first requests to Cloud Logging get these, then it is itself. A 200 is not its own, but a proxy's page.
+    pub fn logging_answers(mut self, answers: impl IntoIterator<Item = impl Into<Answer>>) -> Self {
+        self.logging_answers = answers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Cloud Logging refuses the entries whose payload has this in it, and takes those beside them.
+    pub fn refuses_entries_with(mut self, text: &str) -> Self {
+        self.refused_entries = Some(text.to_owned());
         self
     }
 
@@ -156,6 +171,8 @@ impl Builder {
         let secret_script = Script::new(self.secret_answers);
         let reads = Script::new(self.execution_answers);
         let deletions = Script::new(self.compute_answers);
+        let logging_script = Script::new(self.logging_answers);
+        let logging = Logging::new(logging_script, self.refused_entries, tokens.clone(), complaints.clone());
         let cloud = Arc::new(Cloud {
             metadata: Metadata::new(self.account, script, tokens.clone(), complaints.clone()),
             plain_callback: PlainCallback::new(calls.clone(), complaints.clone()),
@@ -174,6 +191,7 @@ impl Builder {
                 tokens.clone(),
                 complaints.clone(),
             ),
+            logging,
             tokens,
             complaints,
             requests: Requests::default(),
@@ -194,6 +212,8 @@ impl Default for Builder {
             scopes: vec![CLOUD_PLATFORM.to_owned()],
             metadata_answers: Vec::new(),
             callback_answers: Vec::new(),
+            logging_answers: Vec::new(),
+            refused_entries: None,
             callback_method: Method::POST,
             workflow: Workflow::Awaits,
             secrets: BTreeMap::new(),

@@ -8,7 +8,7 @@
 //! ```text
 //!            /, /computeMetadata/…                        metadata.rs ─┐ issues
 //! agent ──►  X-Forwarded-Host: <service>.googleapis.com   executions.rs│──── token.rs, iam.rs
-//!                                                         compute.rs   │
+//!                                      compute.rs, logging.rs          │
 //!                                                      secret_manager.rs
 //!            /callback/<id>                               callback.rs ─┘ checks
 //! ```
@@ -42,6 +42,7 @@ mod compute;
 mod executions;
 mod google;
 mod iam;
+mod logging;
 mod secret_manager;
 
 mod script;
@@ -201,6 +202,18 @@ impl Sandbox {
     /// The next accepted report: each is told once, and those that came before count.
     pub async fn next_report(&self) -> Value {
         self.calls.next_report().await.report()
+    }
+
+    /// What a reader of Cloud Logging sees, by time: every entry with what its request said for all.
+    #[must_use]
+    pub fn log_entries(&self) -> Vec<Value> {
+        self.cloud.logging.entries()
+    }
+
+    /// Every body that was sent to Cloud Logging, whatever was answered.
+    #[must_use]
+    pub fn log_requests(&self) -> Vec<Value> {
+        self.cloud.logging.requests()
     }
 
     /// Every access token that was handed out, to look for where none may be.

@@ -25,6 +25,7 @@ use crate::callback::PlainCallback;
 use crate::compute::Compute;
 use crate::executions::Executions;
 use crate::google::Refusal;
+use crate::logging::Logging;
 use crate::metadata::Metadata;
 use crate::secret_manager::SecretManager;
 use crate::token::Tokens;
@@ -63,6 +64,7 @@ pub(crate) struct Cloud {
     pub(crate) executions: Executions,
     pub(crate) secret_manager: SecretManager,
     pub(crate) compute: Compute,
+    pub(crate) logging: Logging,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) complaints: Arc<Complaints>,
     pub(crate) requests: Requests,
@@ -92,6 +94,7 @@ impl Cloud {
             "workflowexecutions.googleapis.com" => self.executions.answer(request),
             "secretmanager.googleapis.com" => self.secret_manager.answer(request),
             "compute.googleapis.com" => self.compute.answer(request),
+            "logging.googleapis.com" => self.logging.answer(request),
             _ => {
                 self.complaints.unknown(request);
                 Reply::Answer(Refusal::from(StatusCode::NOT_FOUND).into())
