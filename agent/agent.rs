@@ -29,6 +29,7 @@ use crate::{
     progress::{Phase, Progress, Watcher},
     report::{self, ApiVersion, Reason, Report},
     settings::{Settings, Source},
+    sinks::SinksOf,
     supervise::{Cause, Stop, StopHandle, Verdict},
     workflow::{self, Workflow},
 };
@@ -98,6 +99,13 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
     let workflow = Arc::new(workflow_of(&vm, &order, credential, &api, &tokens, &journal));
     watching.spawn(workflow.clone().mind(settings.budgets.orphan_check, stop.handle()));
     let tried = matches!(journal.run().next(), Action::Deliver { .. });
+    let sinks = SinksOf {
+        outside: outside.clone(),
+        tokens: Arc::clone(&tokens),
+        run_id: run_id.clone(),
+        instance: vm.instance.clone(),
+        state_dir: settings.state_dir.clone(),
+    };
     let agent = Agent {
         settings,
         vm,
@@ -107,6 +115,7 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
         tokens,
         api,
         outside,
+        sinks,
         clock,
         journal,
         stop,
@@ -131,6 +140,7 @@ struct Agent<'a> {
     tokens: Arc<Tokens>,
     api: Api,
     outside: Outside,
+    sinks: SinksOf,
     clock: Clock,
     journal: Journal,
     stop: Stop,
@@ -175,7 +185,8 @@ impl Agent<'_> {
             (Err(problems), _) => (invalid(problems, started), Seen::default()),
             (Ok(job), Err(verdict)) => (verdict, Seen::of(job)),
             (Ok(job), Ok(())) => {
-                let Self { settings, vm, api, tokens, run_id, clock, journal, stop, watcher, .. } = self;
+                let Self { settings, vm, api, tokens, run_id, clock, journal, stop, watcher, sinks, .. } =
+                    self;
                 let project = vm.instance.as_ref().map(|instance| &*instance.project);
                 let (gate, seen) = (&self.workflow.gate, Seen::of(job));
                 let mut attempt = Attempt {
@@ -189,6 +200,7 @@ impl Agent<'_> {
                     gate,
                     stop,
                     watcher,
+                    sinks,
                     seen,
                 };
                 let mut verdict = attempt.run(job).await.unwrap_or_else(|verdict| verdict);
@@ -279,6 +291,9 @@ impl Agent<'_> {
         if let Some(started_at) = seen.started_at {
             attempts.push(record_of(&verdict, &seen, started_at));
         }
+        let started_at = attempts.first().and_then(|first| first.started_at);
+        let sinks = self.order.job.as_ref().map(|job| &job.sinks);
+        let query = sinks.ok().and_then(|wanted| self.sinks.cloud_logging_query(wanted, started_at));
         Report {
             api_version: ApiVersion::V1,
             run_id: self.run_id.clone(),
@@ -287,11 +302,11 @@ impl Agent<'_> {
             exit_code: verdict.exit_code,
             signal: verdict.signal,
             message: verdict.message,
-            started_at: attempts.first().and_then(|first| first.started_at),
+            started_at,
             finished_at: attempts.last().and_then(|last| last.finished_at),
             attempts,
             image: seen.image,
-            logs: seen.logs,
+            logs: report::Logs { cloud_logging_query: query, ..seen.logs },
             result: None,
             instance: self.vm.instance.clone(),
         }

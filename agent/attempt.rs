@@ -33,6 +33,7 @@ use crate::{
     progress::{Phase, Progress, Watcher},
     report::{Image, Logs, Reason},
     settings::{Budgets, Settings},
+    sinks::{Sinks, SinksOf},
     supervise::{self, Bounds, Cause, OutputOf, OutputTask, Stop, Verdict},
     workflow::Gate,
 };
@@ -59,6 +60,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) gate: &'a Gate,
     pub(crate) stop: &'a mut Stop,
     pub(crate) watcher: &'a Watcher,
+    pub(crate) sinks: &'a SinksOf,
     pub(crate) seen: Seen,
 }
 
@@ -308,7 +310,8 @@ impl Attempt<'_> {
                 .unless_stopped(listen(&container, job.command.tty, wait), Verdict::stopped_early)
                 .await?;
             self.seen.spent = None;
-            let output = OutputTask::attached(reader, self.output_of(&container, job), self.watcher);
+            let output =
+                OutputTask::attached(reader, self.output_of(&container, job), self.sinks(job), self.watcher);
             let at = self.clock.now();
             self.journal.note(Event::Starting { container: container.id.clone(), attempt, at }).await;
             (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
@@ -348,9 +351,14 @@ impl Attempt<'_> {
         tracing::warn!(container = container.id, "the job was started before; taking it over");
         (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
         self.seen.started_at = state.started_at;
-        let output = OutputTask::taking_over(self.output_of(&container, job), self.watcher);
+        let (of, sinks) = (self.output_of(&container, job), self.sinks(job));
+        let output = OutputTask::taking_over(of, sinks, self.watcher);
         let exit = patiently(self.budgets().engine, EngineError::is_away, || container.not_running()).await?;
         Ok(Started { container, exit, output, run_before, stopping })
+    }
+
+    fn sinks(&self, job: &Job) -> Sinks {
+        self.sinks.open(&job.sinks, self.journal.run().attempt())
     }
 
     fn output_of(&self, container: &Container, job: &Job) -> OutputOf {
@@ -393,7 +401,8 @@ impl Attempt<'_> {
             // It may still run, unseen, and is not ended by a tidying hand.
             false => tracing::warn!(container = container.id, "the container is left where it is"),
         }
-        let unavailable = logs.unavailable.or_else(|| end.log_gap());
+        let unavailable = [logs.unavailable, end.log_gap()].into_iter().flatten();
+        let unavailable = unavailable.reduce(|both, one| both + "; " + &one);
         self.seen.logs = Logs { unavailable, ..logs };
         end.verdict(job, memory)
     }
@@ -409,7 +418,8 @@ impl Attempt<'_> {
         tracing::warn!(container = container.id, "the VM was started anew since the job was");
         (self.seen.started_at, self.seen.finished_at) = (state.started_at, state.finished_at);
         self.seen.spent = Some(container.id.clone());
-        let output = OutputTask::taking_over(self.output_of(container, job), self.watcher);
+        let (of, sinks) = (self.output_of(container, job), self.sinks(job));
+        let output = OutputTask::taking_over(of, sinks, self.watcher);
         self.seen.logs = output.finish(supervise::DRAIN).await;
         Verdict::rebooted(state.exit_code, stopping)
     }

@@ -66,6 +66,7 @@ pub mod google;
 
 pub mod engine;
 mod logs;
+mod sinks;
 pub mod supervise;
 
 pub mod report;

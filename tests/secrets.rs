@@ -244,7 +244,7 @@ async fn a_token_goes_to_google_alone_whatever_is_called() {
     let sandbox = Sandbox::builder().start().await.unwrap();
     let tokens = tokens(&sandbox);
     let outside = Outside::new(None);
-    let api = Api { outside: &outside, tokens: &tokens };
+    let api = Api::new(outside, Arc::new(tokens));
     for url in [&sandbox.plain_callback_url(), "https://secretmanager.googleapis.com.evil.example/v1/x"] {
         let deadline = Instant::now() + Duration::from_secs(3600);
         let called = api.call(Method::GET, &url.parse().unwrap(), None, deadline, |_| Ok(())).await;

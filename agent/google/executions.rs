@@ -200,16 +200,21 @@ mod tests {
     #[test]
     fn of_refusals_only_googles_own_403_and_404_are_believed() {
         let status = |status| StatusCode::from_u16(status).unwrap();
-        let refused = |code| judge(Err(ApiError::Refused { host: "h".to_owned(), status: status(code) }));
-        let foreign = |code| judge(Err(ApiError::Foreign { host: "h".to_owned(), status: status(code) }));
+        let refused = |code| {
+            judge(Err(ApiError::Refused {
+                host: "h".to_owned(),
+                status: status(code),
+                code: String::new(),
+                message: String::new(),
+            }))
+        };
+        let foreign = ApiError::Undecodable { host: "h".to_owned(), why: "a proxy's page".to_owned() };
         assert_eq!(refused(403), State::Denied);
         assert_eq!(refused(404), State::Over("not there any more".to_owned()));
         for code in [400, 401, 409, 429, 500, 503] {
             assert!(matches!(refused(code), State::Unknown(_)), "{code}");
         }
-        for code in [200, 403, 404, 503] {
-            assert!(matches!(foreign(code), State::Unknown(_)), "{code}");
-        }
+        assert!(matches!(judge(Err(foreign)), State::Unknown(_)));
     }
 
     fn behind(url: &str) -> Option<Execution> {

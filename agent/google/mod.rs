@@ -4,6 +4,7 @@ pub mod api;
 pub mod compute;
 pub mod credential;
 pub mod executions;
+mod logging;
 mod metadata;
 pub mod notices;
 pub mod secrets;
@@ -12,6 +13,7 @@ mod token;
 use reqwest::{Client, Method, RequestBuilder, Url};
 
 pub use api::{Api, ApiError};
+pub(crate) use logging::{LogWriter, Written, query as logging_query};
 pub use metadata::{Account, Metadata, MetadataError, Vm};
 pub use token::Tokens;
 

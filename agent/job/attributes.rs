@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 use reqwest::{Method, Url};
 use thiserror::Error;
 
-use super::{ContainerCommand, ExitCodes, ReadFile, SecretEnv, SecretVersion, nearest, secrets};
+use super::{ContainerCommand, ExitCodes, ReadFile, SecretEnv, SecretVersion, Sinks, nearest, secrets};
 
 /// Attributes by name, as the metadata server gives them.
 pub type Attributes = BTreeMap<String, String>;
@@ -69,7 +69,7 @@ pub const TABLE: &[Attribute] = &[
         "if the VM reboots while the job runs: `fail` reports `Rebooted`, `rerun` starts a new attempt",
     ),
     row("longrun-log-tail", "`32KiB`", "last bytes of the log in the report; at most `128KiB`"),
-    later("longrun-logs", "none", "`cloud-logging`, `gs://bucket/prefix`, or both"),
+    row("longrun-logs", "none", "`cloud-logging`: every line of the output goes to Cloud Logging"),
     later("longrun-result-file", "none", "a JSON file in the container that becomes `result`"),
     row(
         "longrun-secret-env-NAME",
@@ -190,6 +190,8 @@ pub struct Job {
     pub log_tail: usize,
     /// Variables beside those of the command.
     pub secrets: Vec<SecretEnv>,
+    /// Where else the log goes.
+    pub sinks: Sinks,
 }
 
 /// Without a callback there is nobody to tell, and nothing is run.
@@ -224,6 +226,7 @@ impl Order {
         let retry_exit_codes = reader.retry_exit_codes();
         let on_reboot = reader.read("longrun-on-reboot", on_reboot).unwrap_or_default();
         let log_tail = reader.read("longrun-log-tail", log_tail).unwrap_or(LOG_TAIL);
+        let sinks = reader.read("longrun-logs", Sinks::parse).unwrap_or_default();
         let command = reader.command(read);
         let secrets = reader.secrets(command.as_ref());
 
@@ -239,6 +242,7 @@ impl Order {
                     on_reboot,
                     log_tail,
                     secrets,
+                    sinks,
                 })
             }
             _ => Err(reader.problems),
@@ -492,6 +496,7 @@ mod tests {
             ("longrun-secret-env-A", "projects/p/secrets/key"),
             ("longrun-when-orphaned", "delete-vm"),
             ("longrun-preflight", "require"),
+            ("longrun-logs", "cloud-logging"),
             ("ssh-keys", "not ours"),
         ])
         .unwrap();
@@ -501,6 +506,7 @@ mod tests {
         assert_eq!(job.timeout, Some(Duration::from_secs(14 * 24 * 3600)));
         assert_eq!((job.grace, job.log_tail), (Duration::from_secs(90), 128 << 10));
         assert_eq!((job.max_attempts, job.on_reboot), (100, OnReboot::Rerun));
+        assert!(job.sinks.cloud_logging);
         assert!([1, 75, 100, 110].into_iter().all(|code| job.retry_exit_codes.contains(code)));
         assert!(![2, 99, 111].into_iter().any(|code| job.retry_exit_codes.contains(code)));
         let secrets: Vec<_> =
@@ -566,7 +572,7 @@ mod tests {
             ("longrun-log-tail", "1GiB"),
             ("longrun-when-orphaned", "adopt"),
             ("longrun-preflight", "on"),
-            ("longrun-logs", "cloud-logging"),
+            ("longrun-logs", "cloud-logging, gs://bucket/prefix"),
             ("longrun-secret-env-KEY", "hunter 2"),
         ])
         .unwrap()
@@ -575,7 +581,6 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "longrun-logs: this version of longrun-agent does not have it yet; remove it",
                 "longrun-timeuot: unknown attribute; the nearest known one is longrun-timeout",
                 "longrun-zebra: unknown attribute",
                 "longrun-callback-method: `TRACE` cannot be used; expected GET, HEAD, POST, PUT, DELETE, OPTIONS or PATCH",
@@ -586,6 +591,7 @@ mod tests {
                 "longrun-retry-exit-codes: `110-100` cannot be used; expected exit codes and ranges such as 1,75,100-110, but `110-100` runs backwards",
                 "longrun-on-reboot: `again` cannot be used; expected fail or rerun",
                 "longrun-log-tail: `1GiB` cannot be used; expected 128KiB at most",
+                "longrun-logs: `cloud-logging, gs://bucket/prefix` cannot be used; expected cloud-logging alone: this version of longrun-agent does not have gs:// yet",
                 "docker-command: unknown flag `--nope` at word 3",
                 "longrun-secret-env-KEY: its value cannot be used; expected a secret of the VM's project such as `api-key` or `api-key:3`, or `projects/PROJECT/secrets/NAME/versions/VERSION`",
             ]

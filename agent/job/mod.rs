@@ -3,7 +3,7 @@
 //! Pure: text in, values out. Leaves out reading the attributes and running the job.
 //!
 //! ```text
-//! attributes ──▶ Order { callback, job }      attributes.rs, exit_codes.rs, secrets.rs
+//! attributes ──▶ Order { callback, job }      attributes.rs, exit_codes.rs, secrets.rs, sinks.rs
 //! docker-command ──▶ words ──▶ flags ──▶ Job  command.rs, shell.rs, pflag.rs, flags.rs, image.rs
 //! a flag's value ──▶ the Engine's field       values.rs, devices.rs, files.rs, mounts.rs, networks.rs,
 //!                                             platforms.rs, go.rs
@@ -25,6 +25,7 @@ mod pflag;
 mod platforms;
 mod secrets;
 mod shell;
+mod sinks;
 mod values;
 
 pub use attributes::{
@@ -37,6 +38,7 @@ pub use files::ReadFile;
 pub use image::{ImageError, ImageReference};
 pub use pflag::WordError;
 pub use secrets::{SecretEnv, SecretVersion};
+pub use sinks::{Bucket, Sinks};
 
 /// The candidate that `word` may have been meant to be: at most a third of its letters differ.
 fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {

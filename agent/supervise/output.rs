@@ -24,6 +24,7 @@ use crate::{
     logs::{Redaction, Redactor, Replay, Tail},
     progress::{Progress, Stream, Watcher},
     report::Logs,
+    sinks::Sinks,
 };
 
 /// A log that ends so long before the job was cut off; the two ends of a good one come together.
@@ -31,6 +32,11 @@ const EARLY: Duration = Duration::from_secs(1);
 /// Between two readings of the Engine's log.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// For the sinks to take what they have not yet; the report waits for it.
+const FLUSH: Duration = Duration::from_secs(5);
+/// The same where there is no time left: one request more.
+const SHORTEST_FLUSH: Duration = Duration::from_secs(1);
 
 /// Whose output it is, and how it is read.
 #[derive(Debug)]
@@ -57,18 +63,18 @@ pub(crate) struct OutputTask {
 
 impl OutputTask {
     /// Reads on from now, in a task of its own: nothing else may keep the reader from its socket.
-    pub(crate) fn attached(reader: OutputReader, of: OutputOf, watcher: &Watcher) -> Self {
-        Self::spawn(Some(reader), of, watcher)
+    pub(crate) fn attached(reader: OutputReader, of: OutputOf, sinks: Sinks, watcher: &Watcher) -> Self {
+        Self::spawn(Some(reader), of, sinks, watcher)
     }
 
     /// Reads the log of a job that was started before, running or not, from the beginning.
-    pub(crate) fn taking_over(of: OutputOf, watcher: &Watcher) -> Self {
-        Self::spawn(None, of, watcher)
+    pub(crate) fn taking_over(of: OutputOf, sinks: Sinks, watcher: &Watcher) -> Self {
+        Self::spawn(None, of, sinks, watcher)
     }
 
-    fn spawn(reader: Option<OutputReader>, of: OutputOf, watcher: &Watcher) -> Self {
+    fn spawn(reader: Option<OutputReader>, of: OutputOf, sinks: Sinks, watcher: &Watcher) -> Self {
         let (job_ended, seen) = oneshot::channel();
-        let taken = Taken::new(&of, Watcher::clone(watcher));
+        let taken = Taken::new(&of, sinks, Watcher::clone(watcher));
         let follower = Follower { of, taken, patience: Patience::new(seen), kept: None, broke_at: None };
         Self { task: tokio::spawn(follower.follow(reader)), job_ended }
     }
@@ -99,7 +105,11 @@ impl Follower {
     async fn follow(mut self, attached: Option<OutputReader>) -> Logs {
         let missing = self.read_to_the_end(attached).await.err();
         let unavailable = missing.or_else(|| self.doubt());
-        Logs { unavailable, ..self.taken.into_logs() }
+        let (logs, sinks) = self.taken.finish();
+        let flush = self.patience.left(FLUSH).clamp(SHORTEST_FLUSH, FLUSH);
+        let unsent = sinks.finish(flush).await;
+        let unavailable = [unavailable, unsent].into_iter().flatten().reduce(|both, one| both + "; " + &one);
+        Logs { unavailable, ..logs }
     }
 
     /// `Err` says why the rest is missing.
@@ -215,45 +225,56 @@ impl OutputOf {
 
 /// Everything that was taken so far.
 struct Taken {
-    tail: Tail,
     replay: Replay,
     redactor: Redactor,
-    watcher: Watcher,
+    shown: Shown,
 }
 
 impl Taken {
-    fn new(of: &OutputOf, watcher: Watcher) -> Self {
-        let (tail, redactor) = (Tail::new(of.tail), Redactor::new(&of.redaction));
-        Self { tail, replay: Replay::default(), redactor, watcher }
+    fn new(of: &OutputOf, sinks: Sinks, watcher: Watcher) -> Self {
+        let shown = Shown { tail: Tail::new(of.tail), sinks, watcher };
+        Self { replay: Replay::default(), redactor: Redactor::new(&of.redaction), shown }
     }
 
     fn take(&mut self, stream: Stream, piece: &[u8]) {
         let fresh = self.replay.fresh(stream, piece);
         if !fresh.is_empty() {
-            let Self { tail, redactor, watcher, .. } = self;
-            tail.count(fresh);
-            redactor.read(stream, fresh, |shown| show(tail, watcher, stream, shown));
+            let Self { redactor, shown, .. } = self;
+            shown.tail.count(fresh);
+            redactor.read(stream, fresh, |piece| shown.show(stream, piece));
         }
     }
 
     fn is_kept_by(&self, config: &LogConfig) -> bool {
-        config.keeps(self.tail.bytes(), self.tail.lines())
+        config.keeps(self.shown.tail.bytes(), self.shown.tail.lines())
     }
 
-    fn into_logs(mut self) -> Logs {
-        let Self { tail, redactor, watcher, .. } = &mut self;
-        redactor.finish(|stream, shown| show(tail, watcher, stream, shown));
-        let (tail, truncated_bytes) = self.tail.text();
-        let (bytes, lines) = (self.tail.bytes(), self.tail.lines());
-        Logs { tail, bytes, lines, truncated_bytes, ..Logs::default() }
+    /// What there is, and the sinks, which may have more to send.
+    fn finish(self) -> (Logs, Sinks) {
+        let Self { mut redactor, mut shown, .. } = self;
+        redactor.finish(|stream, piece| shown.show(stream, piece));
+        let Shown { tail, sinks, .. } = shown;
+        let (text, truncated_bytes) = tail.text();
+        let (bytes, lines) = (tail.bytes(), tail.lines());
+        (Logs { tail: text, bytes, lines, truncated_bytes, ..Logs::default() }, sinks)
     }
 }
 
-/// Passes on what may leave the VM.
-fn show(tail: &mut Tail, watcher: &Watcher, stream: Stream, piece: &[u8]) {
-    tail.keep(piece);
-    watcher(Progress::Output(stream, piece));
+/// Where everything goes that may leave the VM.
+struct Shown {
+    tail: Tail,
+    sinks: Sinks,
+    watcher: Watcher,
 }
+
+impl Shown {
+    fn show(&mut self, stream: Stream, piece: &[u8]) {
+        self.tail.keep(piece);
+        self.sinks.push(stream, piece);
+        (self.watcher)(Progress::Output(stream, piece));
+    }
+}
+
 fn too_late() -> String {
     "the rest of the log did not come in time after the job's end".to_owned()
 }

@@ -48,6 +48,11 @@ impl Patience {
         };
     }
 
+    /// How much of it is left; `whole` if the job runs.
+    pub(super) fn left(&self, whole: Duration) -> Duration {
+        self.deadline.map_or(whole, |deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Whether the job ended already, or does in this time.
     pub(super) async fn job_ends_within(&mut self, time: Duration) -> bool {
         timeout(time, self.job_ended()).await.is_ok()
