@@ -41,10 +41,18 @@ pub(crate) enum Written {
     None(String),
     /// It may take them later, and says when, or not.
     NotYet(String, Option<Duration>),
-    /// It may take them with a fresh token, which the next try has.
-    Unauthenticated(String),
-    /// It takes none from this account, and what there is to do about it.
-    Forbidden(String, &'static str),
+    /// It takes none from this account.
+    Forbidden(String),
+}
+
+impl Written {
+    /// Why it does not have all of them, for people, and what there is to do about it.
+    pub(crate) fn why(&self) -> Option<&str> {
+        match self {
+            Self::All => None,
+            Self::AllBut(_, why) | Self::None(why) | Self::NotYet(why, _) | Self::Forbidden(why) => Some(why),
+        }
+    }
 }
 
 /// The entries of one attempt at a run.
@@ -86,14 +94,15 @@ impl LogWriter {
             let body = read(&mut response).await?;
             Ok::<_, reqwest::Error>((response, body))
         };
-        let written = match answer.await {
-            Ok((response, body)) => judge(response.status(), retry_after(&response), &body),
+        let (response, body) = match answer.await {
+            Ok(answer) => answer,
             Err(error) => return not_yet(http::chain(&error.without_url())),
         };
-        if matches!(written, Written::Unauthenticated(_)) {
+        if response.status() == StatusCode::UNAUTHORIZED {
+            // The next try has a fresh one.
             self.tokens.drop_refused().await;
         }
-        written
+        judge(response.status(), retry_after(&response), &body)
     }
 }
 
@@ -165,10 +174,9 @@ fn judge(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Writ
     let refused: usize = error.details.iter().map(|detail| detail.log_entry_errors.len()).sum();
     match status.as_u16() {
         _ if refused > 0 => Written::AllBut(refused as u64, why),
-        401 => Written::Unauthenticated(why),
-        403 => Written::Forbidden(why, remedy(reason)),
+        403 => Written::Forbidden(format!("{why}; {}", remedy(reason))),
         // A redirect is not followed.
-        300..=399 | 408 | 425 | 429 | 500..=599 => Written::NotYet(why, retry_after),
+        300..=399 | 401 | 408 | 425 | 429 | 500..=599 => Written::NotYet(why, retry_after),
         _ => Written::None(why),
     }
 }
@@ -259,10 +267,10 @@ mod tests {
         check(200, html, not_yet("200 OK, but not in the words of Cloud Logging"));
         check(200, "[]", not_yet("200 OK, but not in the words of Cloud Logging"));
         check(302, html, not_yet("302 Found"));
-        check(401, html, Written::Unauthenticated("401 Unauthorized".to_owned()));
         check(404, html, Written::None("404 Not Found".to_owned()));
         check(413, html, Written::None("413 Payload Too Large".to_owned()));
         for (status, why) in [
+            (401, "401 Unauthorized"),
             (408, "408 Request Timeout"),
             (429, "429 Too Many Requests"),
             (500, "500 Internal Server Error"),
@@ -298,7 +306,7 @@ mod tests {
         ] {
             let body =
                 json!({ "error": { "status": "PERMISSION_DENIED", "details": [{ "reason": reason }] } });
-            check(403, &body.to_string(), Written::Forbidden(format!("403 Forbidden ({reason})"), remedy));
+            check(403, &body.to_string(), Written::Forbidden(format!("403 Forbidden ({reason}); {remedy}")));
         }
     }
 

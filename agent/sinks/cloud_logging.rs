@@ -189,40 +189,39 @@ impl Sender {
     async fn deliver(&mut self, batch: Batch) {
         let mut delays = backoff::delays(FIRST_DELAY, LONGEST_DELAY);
         loop {
-            let retry_after = match self.writer.write(&batch.entries).await {
-                Written::All => {
-                    self.warned = false;
-                    return self.settle(&batch, 0).await;
-                }
-                Written::AllBut(refused, why) => {
-                    self.warn(why);
-                    return self.settle(&batch, refused).await;
-                }
-                Written::None(why) => {
-                    self.warn(why);
-                    return self.settle(&batch, batch.lines()).await;
-                }
-                Written::NotYet(why, retry_after) => {
-                    self.warn(why);
-                    retry_after
-                }
-                Written::Unauthenticated(why) => {
-                    self.warn(why);
-                    None
-                }
-                Written::Forbidden(why, remedy) => {
-                    let why = format!("{why}; {remedy}");
-                    self.warn(why.clone());
-                    if self.has_no_patience_left() {
-                        return self.queue.lock().turn_off(why);
-                    }
-                    None
-                }
+            let written = self.writer.write(&batch.entries).await;
+            self.note(&written);
+            let retry_after = match written {
+                Written::All => return self.settle(&batch, 0).await,
+                Written::AllBut(refused, _) => return self.settle(&batch, refused).await,
+                Written::None(_) => return self.settle(&batch, batch.lines()).await,
+                Written::Forbidden(_) if !self.is_patient() => return self.queue.lock().turn_off(),
+                Written::Forbidden(_) => None,
+                Written::NotYet(_, retry_after) => retry_after,
             };
             let delay = delays.next().unwrap_or(LONGEST_DELAY).max(retry_after.unwrap_or_default());
             let is_last = self.queue.lock().is_closing();
             self.queue.pause(Instant::now() + if is_last { LAST_DELAY } else { delay }).await;
         }
+    }
+
+    /// Warns once, until it goes well again.
+    fn note(&mut self, written: &Written) {
+        let Some(why) = written.why() else {
+            self.warned = false;
+            return;
+        };
+        if !self.warned {
+            tracing::warn!(why, "Cloud Logging does not take the job's lines");
+            self.warned = true;
+        }
+        self.queue.lock().note(why.to_owned());
+    }
+
+    /// Whether a 403 may still pass.
+    fn is_patient(&mut self) -> bool {
+        let since = *self.forbidden.get_or_insert_with(Instant::now);
+        !self.queue.lock().is_closing() && since.elapsed() < FORBIDDEN
     }
 
     /// Cloud Logging decided on a batch.
@@ -234,20 +233,5 @@ impl Sender {
         if let Err(error) = written.map_err(std::io::Error::other).flatten() {
             tracing::debug!(%error, "how far the log is in Cloud Logging is not written down");
         }
-    }
-
-    /// Whether a refusal that may pass is taken for the last word.
-    fn has_no_patience_left(&mut self) -> bool {
-        let since = *self.forbidden.get_or_insert_with(Instant::now);
-        self.queue.lock().is_closing() || since.elapsed() > FORBIDDEN
-    }
-
-    /// Warns once, until it goes well again.
-    fn warn(&mut self, why: String) {
-        if !self.warned {
-            tracing::warn!(why, "Cloud Logging does not take the job's lines");
-            self.warned = true;
-        }
-        self.queue.lock().note(why);
     }
 }

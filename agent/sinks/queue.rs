@@ -159,9 +159,9 @@ impl Queue {
     }
 
     /// Nothing more is sent: all that waits or comes is lost.
-    pub(crate) fn turn_off(&mut self, why: String) {
-        self.lost += self.unsettled;
-        *self = Self { lost: self.lost, why: Some(why), state: State::Off, ..Self::default() };
+    pub(crate) fn turn_off(&mut self) {
+        let (lost, why) = (self.lost + self.unsettled, self.why.take());
+        *self = Self { lost, why, state: State::Off, ..Self::default() };
     }
 
     /// What Cloud Logging does not have, or is not known to, for people.
@@ -269,7 +269,8 @@ mod tests {
     fn a_queue_that_is_off_takes_nothing_and_counts_everything() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         push(&mut queue, now, 10);
-        queue.turn_off("403".to_owned());
+        queue.note("403".to_owned());
+        queue.turn_off();
         assert!(!queue.has_room() && !queue.has_room());
         assert!(matches!(queue.next(now), Next::Over));
         assert_eq!(queue.missing(), Some("3 lines are missing in Cloud Logging: 403".to_owned()));

@@ -5,6 +5,7 @@ mod client;
 mod compute;
 mod executions;
 mod google_protos;
+mod logging;
 mod metadata;
 mod secret_manager;
 mod token;
