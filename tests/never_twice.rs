@@ -101,8 +101,8 @@ async fn a_run_that_was_told_is_not_run_or_told_again() {
 
 #[tokio::test]
 async fn a_run_that_nobody_waits_for_any_more_is_not_run_again() {
-    let cloud = |cloud: sandbox::Builder| cloud.callback_answers([404]);
-    let agent = start(Given { cloud, ..GIVEN }).await;
+    let (agent, _) = running("docker run IMAGE pause 300 exit 4").await;
+    agent.sandbox.cancel_execution();
     let again = agent.ended_and_started_again().await.ended().await;
     assert_eq!((again.status.code(), again.calls().len()), (Some(76), 1));
 }
