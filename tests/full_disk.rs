@@ -5,7 +5,7 @@
 mod machinery;
 
 use machinery::{
-    Agent, GIVEN, Given,
+    Agent, GIVEN, Given, docker,
     host::{Shared, SmallDisk},
     start,
 };
@@ -21,7 +21,7 @@ async fn a_disk_that_the_job_filled_still_takes_its_report_and_that_it_was_told(
     for words in ["write bye exit 3", "cat /vm/unprintable exit 3"] {
         let (disk, shared) = (SmallDisk::mount(), Shared::folder());
         shared.write("unprintable", &[1; 64 << 10]);
-        let (mut agent, _) = running(&disk, &shared, &format!("await /vm/go {words}"), &[]).await;
+        let (mut agent, _) = running(&disk, &shared, &format!("await /vm/go {words}"), GIVEN).await;
         disk.fill();
         shared.let_pass("go");
         agent.is_gone().await;
@@ -37,14 +37,14 @@ async fn a_disk_that_the_job_filled_still_takes_its_report_and_that_it_was_told(
 async fn a_report_that_waits_on_a_full_disk_is_told_by_the_next_agent() {
     let (disk, shared) = (SmallDisk::mount(), Shared::folder());
     let cloud = |cloud: sandbox::Builder| cloud.callback_answers([503]);
-    let command = shared.command("file /vm/up yes await /vm/go exit 3");
-    let environment = [("LONGRUN_STATE_DIR", disk.path())];
-    let mut agent = start(Given { command: &command, environment: &environment, cloud, ..GIVEN }).await;
-    shared.passed("up").await;
+    let given = Given { cloud, ..GIVEN };
+    let (mut agent, container) = running(&disk, &shared, "await /vm/go exit 3", given).await;
     disk.fill();
     shared.let_pass("go");
     agent.says("the report was not accepted yet").await;
-    let ended = agent.killed_and_started_again().await.ended().await;
+    // Nothing but the journal knows of it any more.
+    let agent = agent.killed_and_started_after(|| docker(&["rm", &container])).await;
+    let ended = agent.ended().await;
     assert_eq!((&ended.report()["exitCode"], attempts(&ended.report())), (&json!(3), 1));
     assert_eq!(ended.calls()[0].report(), ended.calls()[1].report());
 }
@@ -53,7 +53,7 @@ async fn a_report_that_waits_on_a_full_disk_is_told_by_the_next_agent() {
 async fn a_folder_that_cannot_be_written_costs_neither_the_job_nor_its_take_over() {
     let (disk, shared) = (SmallDisk::mount(), Shared::folder());
     disk.make_read_only();
-    let (agent, container) = running(&disk, &shared, "print early await /vm/go exit 3", &[]).await;
+    let (agent, container) = running(&disk, &shared, "print early await /vm/go exit 3", GIVEN).await;
     let mut agent = agent.killed_and_started_again().await;
     agent.says(WARNING).await;
     assert_eq!(agent.says("the job was started before; taking it over").await["container"], container);
@@ -83,7 +83,7 @@ async fn what_a_folder_that_cannot_be_written_costs_is_said_before_the_job_runs(
 #[tokio::test]
 async fn a_folder_that_can_no_longer_be_written_is_said_once_and_the_end_is_told() {
     let (disk, shared) = (SmallDisk::mount(), Shared::folder());
-    let (agent, _) = running(&disk, &shared, "await /vm/go exit 3", &[]).await;
+    let (agent, _) = running(&disk, &shared, "await /vm/go exit 3", GIVEN).await;
     disk.make_read_only();
     shared.let_pass("go");
     let ended = agent.ended().await;
@@ -94,9 +94,9 @@ async fn a_folder_that_can_no_longer_be_written_is_said_once_and_the_end_is_told
 #[tokio::test]
 async fn a_folder_that_can_be_written_again_is() {
     let (disk, shared) = (SmallDisk::mount(), Shared::folder());
-    let twice = [("longrun-max-attempts", "2")];
+    let given = Given { attributes: &[("longrun-max-attempts", "2")], ..GIVEN };
     let words = "await /vm/go once /vm/failed 3 await /vm/on exit 4";
-    let (mut agent, _) = running(&disk, &shared, words, &twice).await;
+    let (mut agent, _) = running(&disk, &shared, words, given).await;
     disk.make_read_only();
     shared.let_pass("go");
     agent.says(WARNING).await;
@@ -110,14 +110,9 @@ async fn a_folder_that_can_be_written_again_is() {
 }
 
 /// An agent with its journal on this disk, whose job runs, and the job's container.
-async fn running(
-    disk: &SmallDisk,
-    shared: &Shared,
-    words: &str,
-    attributes: &[(&str, &str)],
-) -> (Agent, String) {
+async fn running(disk: &SmallDisk, shared: &Shared, words: &str, given: Given<'_>) -> (Agent, String) {
     let (command, environment) = (shared.command(words), [("LONGRUN_STATE_DIR", disk.path())]);
-    let mut agent = start(Given { command: &command, attributes, environment: &environment, ..GIVEN }).await;
+    let mut agent = start(Given { command: &command, environment: &environment, ..given }).await;
     let container = agent.says("the job runs").await["container"].as_str().unwrap().to_owned();
     (agent, container)
 }

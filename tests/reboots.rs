@@ -98,8 +98,8 @@ async fn a_reboot_under_the_pull_costs_nothing() {
     let (vm, host) = (Vm::new(), proxy.docker_host());
     let given = Given { environment: &[("DOCKER_HOST", &host)], ..GIVEN };
     let command = vm.shared.command("once /vm/ran 3 exit 4").replace("IMAGE", "--pull always IMAGE");
-    let mut agent = start(Given { command: &command, under: &vm.boot.under(), ..given }).await;
-    agent.says("pulling the image").await;
+    let agent = start(Given { command: &command, under: &vm.boot.under(), ..given }).await;
+    proxy.requested("/images/create").await;
     let report = agent.killed_and_started_after(|| vm.boot.again()).await.ended().await.report();
     assert_eq!(attempts(&report), json!([["Error", 3]]));
     assert_eq!(proxy.count("/images/create"), 2);
