@@ -252,6 +252,9 @@ impl Attempt<'_> {
             };
             let Named { container, state, .. } = &named;
             let seen = sighting(&named);
+            if seen.attempt > self.journal.run().attempt() {
+                self.journal.note(Event::Found { attempt: seen.attempt }).await;
+            }
             let found = self.journal.run().on_found(seen, self.clock.boot_id());
             if found != Found::Replace {
                 self.hide_those_of(container, job).await?;

@@ -73,6 +73,8 @@ pub(crate) enum Told {
 /// What can happen to a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Event {
+    /// A container of this attempt is there, and a journal that was lost knows nothing of it.
+    Found { attempt: u32 },
     /// This attempt's container is about to be started. The number is the container's own: a journal that could
     /// not be written may be behind it.
     Starting { container: String, attempt: u32, at: Moment },
@@ -147,9 +149,11 @@ impl Run {
         &self.ended
     }
 
-    /// How many of them failed. A reboot is not the job's failure, and does not use up its attempts.
+    /// How many of them failed, those that no journal knows of among them. A reboot is not the job's failure, and
+    /// does not use up its attempts.
     pub(crate) fn failures(&self) -> usize {
-        self.ended.iter().filter(|attempt| attempt.reason != Reason::Rebooted).count()
+        let rebooted = self.ended.iter().filter(|attempt| attempt.reason == Reason::Rebooted).count();
+        (self.attempt as usize - 1).saturating_sub(rebooted)
     }
 
     /// Whether nobody is to be told of it any more.
@@ -172,6 +176,10 @@ impl Run {
     pub(crate) fn on(&mut self, event: Event) {
         let phase = std::mem::replace(&mut self.phase, Phase::Preparing { left: None });
         self.phase = match (phase, event) {
+            (phase @ Phase::Preparing { .. }, Event::Found { attempt }) => {
+                self.attempt = self.attempt.max(attempt);
+                phase
+            }
             (Phase::Preparing { .. } | Phase::Started { .. }, Event::Starting { container, attempt, at }) => {
                 self.attempt = attempt;
                 Phase::Started { container, at, stopping: None }
@@ -253,7 +261,8 @@ mod tests {
         let preparing = |left: Option<&str>| Phase::Preparing { left: left.map(str::to_owned) };
         let all = [preparing(None), stopping(None), ended(), told(Some("c")), told(None)];
         // A row an event, a column a phase.
-        let table: [(Event, [Phase; 5]); 7] = [
+        let table: [(Event, [Phase; 5]); 8] = [
+            (Event::Found { attempt: 2 }, all.clone()),
             (starting(), [again(), again(), ended(), told(Some("c")), told(None)]),
             (
                 Event::NotStarted,
@@ -328,6 +337,17 @@ mod tests {
         assert_eq!(seen(2, "before", true, false), Found::Rebooted);
         assert_eq!(seen(1, "now", true, false), Found::Replace, "the attempt before this one");
         assert_eq!(seen(3, "now", true, false), Found::TakeOver, "the journal is behind");
+    }
+
+    #[test]
+    fn an_attempt_that_only_its_container_knows_of_counts() {
+        let mut run = Run::new();
+        [Event::Found { attempt: 3 }, Event::Found { attempt: 1 }]
+            .into_iter()
+            .for_each(|event| run.on(event));
+        assert_eq!((run.attempt(), run.failures()), (3, 2));
+        run.on(again_after(Reason::Rebooted));
+        assert_eq!((run.attempt(), run.failures(), run.ended().len()), (4, 2, 1));
     }
 
     #[test]

@@ -127,6 +127,21 @@ async fn an_agent_that_is_killed_in_the_pause_or_in_the_next_attempt_goes_on_wit
 }
 
 #[tokio::test]
+async fn without_a_journal_the_container_tells_which_attempt_it_is() {
+    let shared = Shared::folder();
+    let command = shared.command("once /vm/a 3 await /vm/go once /vm/b 4 exit 5");
+    let environment = [("LONGRUN_STATE_DIR", "/proc/nowhere")];
+    let given = Given { attributes: &[THRICE], environment: &environment, ..GIVEN };
+    let mut agent = start(Given { command: &command, ..given }).await;
+    agent.says("the job exited with code 3").await;
+    agent.says("the job runs").await;
+    let agent = agent.killed_and_started_again().await;
+    shared.let_pass("go");
+    // The first one is lost, and still counts.
+    assert_eq!(attempts(&agent.ended().await.report()), json!(["Error 4", "Error 5"]));
+}
+
+#[tokio::test]
 async fn a_stop_between_two_attempts_is_told_and_so_is_the_one_that_failed() {
     let shared = Shared::folder();
     let mut agent = failed_once(&shared, "exit 4").await;
