@@ -261,6 +261,26 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_a_reboot_leaves_of_an_exit_code_is_told() {
+        for (code, cause, reason, exit_code, message) in [
+            // What Docker finds dead when it starts has 255.
+            (255, None, Reason::Rebooted, None, "while the job ran; how it ended is not known"),
+            (0, None, Reason::Rebooted, Some(0), "while the job ran; it exited with code 0"),
+            (
+                137,
+                Some(Cause::Preempted),
+                Reason::Preempted,
+                Some(137),
+                "before that was told; it was ended by",
+            ),
+        ] {
+            let verdict = Verdict::rebooted(code, cause);
+            assert_eq!((verdict.reason, verdict.exit_code), (reason, exit_code));
+            assert!(verdict.message.contains(message), "{}", verdict.message);
+        }
+    }
+
     #[track_caller]
     fn check(ended: Ended, reason: Reason, signal: Option<&str>, message: &str) {
         let verdict = Verdict::of(ended);
