@@ -307,7 +307,7 @@ impl Agent<'_> {
             attempts,
             image: seen.image,
             logs: report::Logs { cloud_logging_query: query, ..seen.logs },
-            result: None,
+            result: seen.result,
             instance: self.vm.instance.clone(),
         }
     }

@@ -31,7 +31,8 @@ use crate::{
     logs::{Redaction, SHORTEST, is_short},
     oom_score,
     progress::{Phase, Progress, Watcher},
-    report::{Image, Logs, Reason},
+    report::{Image, Logs, Outcome, Reason},
+    result_file,
     settings::{Budgets, Settings},
     sinks::{Sinks, SinksOf},
     supervise::{self, Bounds, Cause, OutputOf, OutputTask, Stop, Verdict},
@@ -75,6 +76,7 @@ pub(crate) struct Seen {
     pub(crate) logs: Logs,
     /// What of all this must not be told.
     pub(crate) redaction: Redaction,
+    pub(crate) result: Option<Value>,
 }
 
 /// The attempt's container before it runs.
@@ -400,14 +402,36 @@ impl Attempt<'_> {
         self.seen.started_at = end.started_at().or(self.seen.started_at);
         self.seen.finished_at = Some(end.finished_at().unwrap_or_else(SystemTime::now));
         match end.is_known() {
-            true => self.seen.spent = Some(container.id),
+            true => self.seen.spent = Some(container.id.clone()),
             // It may still run, unseen, and is not ended by a tidying hand.
             false => tracing::warn!(container = container.id, "the container is left where it is"),
         }
         let unavailable = [logs.unavailable, end.log_gap()].into_iter().flatten();
         let unavailable = unavailable.reduce(|both, one| both + "; " + &one);
         self.seen.logs = Logs { unavailable, ..logs };
-        end.verdict(job, memory)
+        let verdict = end.verdict(job, memory);
+        match end.time_for_result() {
+            Some(time) => self.read_result(&container, job, time, verdict).await,
+            None => verdict,
+        }
+    }
+
+    /// Reads the result of a job that ended. What is wrong with it is told, and changes nothing else.
+    async fn read_result(
+        &mut self,
+        container: &Container,
+        job: &Job,
+        within: Duration,
+        mut verdict: Verdict,
+    ) -> Verdict {
+        let Some(path) = &job.result_file else { return verdict };
+        match result_file::read(container, path, within).await {
+            Ok(result) => self.seen.result = Some(result),
+            // It did not come so far.
+            Err(error) if error.is_missing() && verdict.outcome() == Outcome::Failed => {}
+            Err(error) => verdict.message += &format!("; its result file {path} {error}"),
+        }
+        verdict
     }
 
     /// What is known of a job that the VM's last boot took with it.
@@ -424,7 +448,8 @@ impl Attempt<'_> {
         let (of, sinks) = (self.output_of(container, job), self.sinks(job));
         let output = OutputTask::taking_over(of, sinks, self.watcher);
         self.seen.logs = output.finish(supervise::DRAIN).await;
-        Verdict::rebooted(state.exit_code, stopping)
+        let verdict = Verdict::rebooted(state.exit_code, stopping);
+        self.read_result(container, job, supervise::RESULT, verdict).await
     }
 }
 

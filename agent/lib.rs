@@ -58,6 +58,7 @@ mod attempt;
 mod fetch;
 mod journal;
 mod lifecycle;
+mod result_file;
 pub mod settings;
 
 pub mod job;

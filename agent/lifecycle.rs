@@ -325,6 +325,14 @@ mod tests {
     }
 
     #[test]
+    fn the_deepest_result_is_read_again_from_the_journal() {
+        let deep = (0..64).fold(serde_json::json!(0.1), |inner, _| serde_json::json!([inner]));
+        let report = Box::new(Report { result: Some(deep), ..report(Reason::Completed, 1) });
+        let run = Run { phase: Phase::Ended { report, at: moment(3), container: None }, ..Run::new() };
+        assert_eq!(serde_json::from_str::<Run>(&serde_json::to_string(&run).unwrap()).unwrap(), run);
+    }
+
+    #[test]
     fn a_container_that_was_there_before_is_started_at_most_once() {
         let run = Run { attempt: 2, ..Run::new() };
         let seen = |attempt, boot_id, started, running| {

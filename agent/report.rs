@@ -320,7 +320,20 @@ mod tests {
         report.image = Some(Image { reference: long.clone(), digest: None });
         report.logs.unavailable = Some(long.clone());
         report.instance.as_mut().unwrap().name = long;
+        report.result = Some(Value::String("x".repeat(64 << 10)));
         assert!(report.body().len() < 256 << 10);
+    }
+
+    #[test]
+    fn a_result_is_never_cut() {
+        let mut report = sample(&"\u{0}".repeat(128 << 10));
+        report.result = Some(Value::String("x".repeat((64 << 10) - 2)));
+        report.message = "\u{0}".repeat(256 << 10);
+        for body in [report.body(), report.body_without_tail()] {
+            assert!(body.len() < 256 << 10, "{}", body.len());
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(Some(&body["result"]), report.result.as_ref());
+        }
     }
 
     #[test]

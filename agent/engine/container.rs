@@ -311,7 +311,12 @@ impl Container {
         call("removing the container", SLOW, request).await.map(drop)
     }
 
-    fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> reqwest::RequestBuilder {
+    pub(super) fn request(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> reqwest::RequestBuilder {
         self.engine.request(method, &format!("/containers/{}{path}", self.id), query)
     }
 }

@@ -4,11 +4,13 @@
 //! Leaves out deciding anything: calls go in, answers and errors come out. No client crate stands between,
 //! FACTS says why ("Docker Engine").
 
+mod archive;
 mod container;
 mod log_config;
 mod memory;
 mod output;
 mod pull;
+mod tar;
 
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
+pub use archive::FileError;
 pub use container::{Container, ContainerState, Exit, Named, Remembered};
 pub use log_config::LogConfig;
 pub use memory::{MemorySeen, MemoryWatch};

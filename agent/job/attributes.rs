@@ -70,7 +70,11 @@ pub const TABLE: &[Attribute] = &[
     ),
     row("longrun-log-tail", "`32KiB`", "last bytes of the log in the report; at most `128KiB`"),
     row("longrun-logs", "none", "`cloud-logging`: every line of the output goes to Cloud Logging"),
-    later("longrun-result-file", "none", "a JSON file in the container that becomes `result`"),
+    row(
+        "longrun-result-file",
+        "none",
+        "an absolute path in the container: a JSON file of 64 KiB at most that becomes `result` in the report",
+    ),
     row(
         "longrun-secret-env-NAME",
         "",
@@ -96,6 +100,8 @@ const LOG_TAIL: usize = 32 << 10;
 const LOG_TAIL_MOST: usize = 128 << 10;
 /// Servers take addresses of some 8000 characters; HTTP's library refuses them from 64 KiB on.
 const MOST_URL: usize = 8 << 10;
+/// It stands in the report's message.
+const MOST_PATH: usize = 1 << 10;
 /// The docker CLI's own default for `docker stop`.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -192,6 +198,8 @@ pub struct Job {
     pub secrets: Vec<SecretEnv>,
     /// Where else the log goes.
     pub sinks: Sinks,
+    /// The result's absolute path in the container.
+    pub result_file: Option<String>,
 }
 
 /// Without a callback there is nobody to tell, and nothing is run.
@@ -227,6 +235,7 @@ impl Order {
         let on_reboot = reader.read("longrun-on-reboot", on_reboot).unwrap_or_default();
         let log_tail = reader.read("longrun-log-tail", log_tail).unwrap_or(LOG_TAIL);
         let sinks = reader.read("longrun-logs", Sinks::parse).unwrap_or_default();
+        let result_file = reader.read("longrun-result-file", result_file);
         let command = reader.command(read);
         let secrets = reader.secrets(command.as_ref());
 
@@ -243,6 +252,7 @@ impl Order {
                     log_tail,
                     secrets,
                     sinks,
+                    result_file,
                 })
             }
             _ => Err(reader.problems),
@@ -452,6 +462,16 @@ fn log_tail(value: &str) -> Result<usize, String> {
     }
 }
 
+fn result_file(value: &str) -> Result<String, String> {
+    let is_path = value.starts_with('/') && !value.ends_with('/') && !value.contains('\0');
+    match is_path && value.len() <= MOST_PATH {
+        true => Ok(value.to_owned()),
+        false => Err(format!(
+            "an absolute path in the container, such as /out/result.json, of {MOST_PATH} bytes at most"
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -476,7 +496,7 @@ mod tests {
         );
         let job = order.job.unwrap();
         assert_eq!((job.timeout, job.grace, job.log_tail), (None, Duration::from_secs(10), 32 << 10));
-        assert_eq!((job.max_attempts, job.on_reboot), (1, OnReboot::Fail));
+        assert_eq!((job.max_attempts, job.on_reboot, job.result_file), (1, OnReboot::Fail, None));
         assert_eq!((order.when_orphaned, order.preflight), (WhenOrphaned::StopJob, Preflight::Warn));
         assert_eq!(job.retry_exit_codes, ExitCodes::default());
     }
@@ -497,6 +517,7 @@ mod tests {
             ("longrun-when-orphaned", "delete-vm"),
             ("longrun-preflight", "require"),
             ("longrun-logs", "cloud-logging"),
+            ("longrun-result-file", "/out/my result.json"),
             ("ssh-keys", "not ours"),
         ])
         .unwrap();
@@ -507,6 +528,7 @@ mod tests {
         assert_eq!((job.grace, job.log_tail), (Duration::from_secs(90), 128 << 10));
         assert_eq!((job.max_attempts, job.on_reboot), (100, OnReboot::Rerun));
         assert!(job.sinks.cloud_logging);
+        assert_eq!(job.result_file.as_deref(), Some("/out/my result.json"));
         assert!([1, 75, 100, 110].into_iter().all(|code| job.retry_exit_codes.contains(code)));
         assert!(![2, 99, 111].into_iter().any(|code| job.retry_exit_codes.contains(code)));
         let secrets: Vec<_> =
@@ -537,6 +559,20 @@ mod tests {
             let problems = order(&[("longrun-max-attempts", value)]).unwrap().job.unwrap_err();
             let expected = "cannot be used; expected a number from 1 to 100";
             assert_eq!(problems, [format!("longrun-max-attempts: `{value}` {expected}")]);
+        }
+    }
+
+    #[test]
+    fn a_result_file_is_an_absolute_path() {
+        for value in ["", "/", "out.json", "./out.json", "/out/", "/o\0ut", &format!("/{}", "o".repeat(1024))]
+        {
+            let problems = order(&[("longrun-result-file", value)]).unwrap().job.unwrap_err();
+            let expected =
+                "an absolute path in the container, such as /out/result.json, of 1024 bytes at most";
+            assert_eq!(
+                problems,
+                [format!("longrun-result-file: `{value}` cannot be used; expected {expected}")]
+            );
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 pub(crate) use output::{OutputOf, OutputTask};
-pub(crate) use settle::{DRAIN, settle};
+pub(crate) use settle::{DRAIN, RESULT, settle};
 pub use state::Cause;
 pub use stop::{Stop, StopHandle, stop};
 pub use verdict::Verdict;

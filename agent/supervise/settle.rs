@@ -22,6 +22,10 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(300);
 const DRAIN_AT_PREEMPTION: Duration = Duration::from_secs(3);
 /// The same where the Engine is gone, and the agent will soon be.
 const DRAIN_WHEN_LOST: Duration = Duration::from_secs(1);
+/// For the result to be read out of the container.
+pub(crate) const RESULT: Duration = Duration::from_secs(30);
+/// The same on preemption, after what the log takes.
+const RESULT_AT_PREEMPTION: Duration = Duration::from_secs(1);
 
 /// A container's end, with all that is known of it.
 #[derive(Debug)]
@@ -113,6 +117,16 @@ impl Settled {
     /// Whether the container is known to have ended.
     pub(crate) fn is_known(&self) -> bool {
         self.end.seen.is_ok()
+    }
+
+    /// How long the reading of the result may take; `None` if the job may still write it.
+    pub(crate) fn time_for_result(&self) -> Option<Duration> {
+        self.end.seen.as_ref().ok()?;
+        Some(match self.end.cause {
+            Some(Cause::Preempted) => RESULT_AT_PREEMPTION,
+            Some(cause) => cause.engine_patience(RESULT),
+            None => RESULT,
+        })
     }
 
     /// Why the log may lack its end although its stream was whole. What a job writes while Docker is away is lost
