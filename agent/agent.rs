@@ -17,7 +17,7 @@ use crate::{
     clock::{Clock, Moment},
     engine::{Engine, EngineError, patiently},
     google::{
-        Api, Metadata, MetadataError, Outside, Tokens, Vm,
+        Api, Board, Metadata, MetadataError, Outside, Tokens, Vm,
         credential::{self, Credential},
         executions::Execution,
         notices::{self, Notice},
@@ -94,6 +94,8 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
     if let Some(metadata) = metadata.clone() {
         watching.spawn(watch_for_notices(metadata, stop.handle()));
     }
+    let board = Board::new(metadata.clone().filter(|_| vm.guest_attributes));
+    let watcher = &board.watching(watcher);
     let tokens = Arc::new(metadata.map_or_else(Tokens::of_desk, Tokens::of_vm));
     let api = Api::new(outside.clone(), Arc::clone(&tokens));
     let workflow = Arc::new(workflow_of(&vm, &order, credential, &api, &tokens, &journal));
@@ -122,8 +124,10 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
         watcher,
         tried,
         workflow: &workflow,
+        board: &board,
     };
     let ended = agent.run().await;
+    board.close().await;
     if let Err(Failure::Undelivered(why)) = &ended {
         workflow.forsaken(why).await;
     }
@@ -148,12 +152,14 @@ struct Agent<'a> {
     /// Whether an agent before this one may have told the callback.
     tried: bool,
     workflow: &'a Workflow,
+    board: &'a Board,
 }
 
 impl Agent<'_> {
     /// Does what is to be done next, until that is nothing.
     async fn run(mut self) -> Result<(), Failure> {
         loop {
+            self.board.attempt(self.journal.run().attempt());
             let event = match self.journal.run().next() {
                 Action::Start => self.attempt(None).await,
                 Action::Rejoin { container, .. } => self.attempt(Some(container)).await,
@@ -245,6 +251,7 @@ impl Agent<'_> {
     }
 
     async fn deliver(&mut self, report: &Report, at: &Moment) -> Result<Event, Undelivered> {
+        self.board.report(report);
         let (whole, spent) = (self.settings.budgets.delivery, at.until(&self.clock.now()));
         let within = Within { whole, spent, tried: self.tried };
         let Self { order, credential, outside, tokens, stop, workflow, .. } = self;
@@ -351,7 +358,8 @@ async fn find_order(settings: &Settings) -> Result<(Vm, Option<Metadata>), Failu
             Ok((vm, Some(metadata)))
         }
         Source::File(path) => {
-            Ok((Vm { attributes: read_job_file(path)?, instance: None, account: None }, None))
+            let attributes = read_job_file(path)?;
+            Ok((Vm { attributes, instance: None, account: None, guest_attributes: false }, None))
         }
     }
 }

@@ -459,6 +459,18 @@ impl Seen {
         for text in [&mut verdict.message].into_iter().chain(&mut self.logs.unavailable) {
             *text = self.redaction.text(text).into_owned();
         }
+        if let Some(result) = &mut self.result {
+            redact_value(result, &self.redaction);
+        }
+    }
+}
+
+fn redact_value(value: &mut Value, redaction: &Redaction) {
+    match value {
+        Value::String(text) => *text = redaction.text(text).into_owned(),
+        Value::Array(values) => values.iter_mut().for_each(|value| redact_value(value, redaction)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| redact_value(value, redaction)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a run tells whoever watches it live: the sandbox today, a status attribute tomorrow.
+//! What a run tells whoever watches it live: the sandbox, and the VM's guest attributes.
 //!
 //! Leaves out the agent's own log, which is `tracing`'s affair.
 

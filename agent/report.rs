@@ -169,11 +169,16 @@ pub struct Instance {
 impl Report {
     /// The body to send, under 256 KiB whatever the job printed and whoever wrote the other texts.
     pub fn body(&self) -> Vec<u8> {
+        self.body_under(MOST_BYTES)
+    }
+
+    /// The same with another bound, as far as the log's tail can be cut for it.
+    pub(crate) fn body_under(&self, most: usize) -> Vec<u8> {
         let mut report = self.clone();
         report.cut_texts();
         loop {
             let body = serde_json::to_vec(&report).expect("a report has only string keys");
-            if body.len() < MOST_BYTES || report.logs.tail.is_empty() {
+            if body.len() < most || report.logs.tail.is_empty() {
                 return body;
             }
             // A control character is six bytes of JSON, so half of a tail may be as far too long as the whole.

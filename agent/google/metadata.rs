@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode, Url, header::ETAG};
+use reqwest::{Client, Method, StatusCode, Url, header::ETAG};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -17,6 +17,8 @@ const TRY: Duration = Duration::from_secs(10);
 /// One answer to a long poll, which the server gives after a minute at the latest; Google's guest agent waits
 /// for as long (FACTS).
 const TRY_TO_WAIT: Duration = Duration::from_secs(70);
+/// One write, which nobody waits for.
+const TRY_TO_WRITE: Duration = Duration::from_secs(5);
 /// Attributes of the instance and of the project are 512 KB each at most (FACTS); as JSON, six times that.
 const MOST_BYTES: usize = 8 << 20;
 /// For a token: an outage that lasts longer is waited for by whoever delivers.
@@ -38,6 +40,8 @@ pub struct Vm {
     pub instance: Option<Instance>,
     /// Its service account, if it has one.
     pub account: Option<Account>,
+    /// Whether the VM, or else the project, has `enable-guest-attributes=TRUE`.
+    pub guest_attributes: bool,
 }
 
 /// A VM's service account.
@@ -152,6 +156,12 @@ impl Metadata {
         self.ask(&path, TRY_TO_WAIT).await
     }
 
+    /// Puts a value where `gcloud compute instances get-guest-attributes` finds it, as `longrun/KEY`. Tried once.
+    pub(super) async fn set_guest_attribute(&self, key: &str, value: String) -> Result<(), MetadataError> {
+        let path = format!("/computeMetadata/v1/instance/guest-attributes/longrun/{key}");
+        self.send(Method::PUT, &path, Some(value), TRY_TO_WRITE).await.map(drop)
+    }
+
     /// The body at `path`, tried again for as long as `wait` while there is hope.
     async fn get(&self, path: &str, wait: Duration) -> Result<String, MetadataError> {
         let deadline = Instant::now() + wait;
@@ -180,6 +190,16 @@ impl Metadata {
     }
 
     async fn ask(&self, path: &str, patience: Duration) -> Result<Tagged, MetadataError> {
+        self.send(Method::GET, path, None, patience).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        value: Option<String>,
+        patience: Duration,
+    ) -> Result<Tagged, MetadataError> {
         // Not its own address: the query of an identity token names the callback, whose path is a capability.
         let unreachable = |source: reqwest::Error| MetadataError::Unreachable {
             address: self.address.clone(),
@@ -190,13 +210,17 @@ impl Metadata {
             .address
             .join(path)
             .map_err(|error| MetadataError::Undecodable { path: path.to_owned(), why: error.to_string() })?;
-        let request = self.client.get(url).header("Metadata-Flavor", "Google").timeout(patience);
+        let request = self.client.request(method, url).header("Metadata-Flavor", "Google").timeout(patience);
+        let request = match value {
+            Some(value) => request.body(value),
+            None => request,
+        };
         let mut response = request.send().await.map_err(unreachable)?;
 
         if response.headers().get("Metadata-Flavor").is_none_or(|flavor| flavor != "Google") {
             return Err(MetadataError::Impostor { address: self.address.clone() });
         }
-        if response.status() != StatusCode::OK {
+        if !response.status().is_success() {
             return Err(MetadataError::Status { status: response.status(), path: shown() });
         }
         let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
@@ -220,11 +244,18 @@ fn read_vm(body: &str) -> Result<Vm, MetadataError> {
     };
     let Tree { instance, project } = serde_json::from_str(body).map_err(unreadable)?;
     let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
-    let attributes = instance.attributes.unwrap_or_default();
+    let texts = |values: Option<Map<String, Value>>| {
+        values.unwrap_or_default().into_iter().map(|(name, value)| (name, text(value)))
+    };
+    let attributes: Attributes = texts(instance.attributes).collect();
+    let of_project: Attributes = texts(project.attributes).collect();
+    let name = "enable-guest-attributes";
+    let guest_attributes = attributes.get(name).or_else(|| of_project.get(name));
     Ok(Vm {
+        guest_attributes: guest_attributes.is_some_and(|value| value.trim().eq_ignore_ascii_case("true")),
         // Of no use where it is wrong, and no reason then to know nothing of the VM.
         account: serde_json::from_value(instance.service_accounts["default"].clone()).ok(),
-        attributes: attributes.into_iter().map(|(name, value)| (name, text(value))).collect(),
+        attributes,
         instance: Some(Instance {
             name: instance.name,
             id: text(instance.id),
@@ -264,6 +295,8 @@ struct InstanceTree {
 #[serde(rename_all = "camelCase")]
 struct ProjectTree {
     #[serde(default)]
+    attributes: Option<Map<String, Value>>,
+    #[serde(default)]
     project_id: String,
 }
 
@@ -301,6 +334,29 @@ mod tests {
         assert_eq!(known, Some(Account { email: "a@b".to_owned(), scopes: vec!["s".to_owned()] }));
         for none in ["{}", "null", r#"{ "default": null }"#, r#"{ "default": { "email": 1 } }"#] {
             assert_eq!(account(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn guest_attributes_are_allowed_by_the_vm_or_else_by_the_project() {
+        for (vm, project, allowed) in [
+            ("", "", false),
+            ("TRUE", "", true),
+            ("true", "", true),
+            ("", "TRUE", true),
+            ("FALSE", "TRUE", false),
+            ("TRUE", "FALSE", true),
+            ("1", "", false),
+        ] {
+            let attributes = |value: &str| match value {
+                "" => "{}".to_owned(),
+                value => format!(r#"{{ "enable-guest-attributes": "{value}" }}"#),
+            };
+            let (vm_has, project_has) = (attributes(vm), attributes(project));
+            let body = format!(
+                r#"{{ "instance": {{ "attributes": {vm_has} }}, "project": {{ "attributes": {project_has} }} }}"#
+            );
+            assert_eq!(read_vm(&body).unwrap().guest_attributes, allowed, "{vm} {project}");
         }
     }
 

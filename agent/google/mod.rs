@@ -4,6 +4,7 @@ pub mod api;
 pub mod compute;
 pub mod credential;
 pub mod executions;
+mod guest_attributes;
 mod logging;
 mod metadata;
 pub mod notices;
@@ -13,6 +14,7 @@ mod token;
 use reqwest::{Client, Method, RequestBuilder, Url};
 
 pub use api::{Api, ApiError};
+pub(crate) use guest_attributes::Board;
 pub(crate) use logging::{LogWriter, Written, query as logging_query};
 pub use metadata::{Account, Metadata, MetadataError, Vm};
 pub use token::Tokens;

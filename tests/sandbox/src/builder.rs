@@ -30,6 +30,7 @@ pub struct Builder {
     account: Account,
     scopes: Vec<String>,
     metadata_answers: Vec<Answer>,
+    guest_attribute_answers: Vec<Answer>,
     callback_answers: Vec<Answer>,
     logging_answers: Vec<Answer>,
     refused_entries: Option<String>,
@@ -70,6 +71,12 @@ impl Builder {
     /// The first requests to the metadata server get these, then it is itself.
     pub fn metadata_answers(mut self, answers: impl IntoIterator<Item = impl Into<Answer>>) -> Self {
         self.metadata_answers = answers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The first guest attributes that are written get these, then they are taken if the VM allows them.
+    pub fn guest_attribute_answers(mut self, answers: impl IntoIterator<Item = impl Into<Answer>>) -> Self {
+        self.guest_attribute_answers = answers.into_iter().map(Into::into).collect();
         self
     }
 
@@ -167,14 +174,14 @@ impl Builder {
         let tokens = Arc::new(Tokens::new(self.scopes));
         let calls = Arc::new(Calls::new(self.callback_method, Script::new(self.callback_answers)));
         let permissions = Arc::new(Permissions::all_but(self.missing_permissions));
-        let script = Script::new(self.metadata_answers);
+        let scripts = [self.metadata_answers, self.guest_attribute_answers].map(Script::new);
         let secret_script = Script::new(self.secret_answers);
         let reads = Script::new(self.execution_answers);
         let deletions = Script::new(self.compute_answers);
         let logging_script = Script::new(self.logging_answers);
         let logging = Logging::new(logging_script, self.refused_entries, tokens.clone(), complaints.clone());
         let cloud = Arc::new(Cloud {
-            metadata: Metadata::new(self.account, script, tokens.clone(), complaints.clone()),
+            metadata: Metadata::new(self.account, scripts, tokens.clone(), complaints.clone()),
             plain_callback: PlainCallback::new(calls.clone(), complaints.clone()),
             executions: Executions::new(
                 self.workflow,
@@ -211,6 +218,7 @@ impl Default for Builder {
             account: Account::Present,
             scopes: vec![CLOUD_PLATFORM.to_owned()],
             metadata_answers: Vec::new(),
+            guest_attribute_answers: Vec::new(),
             callback_answers: Vec::new(),
             logging_answers: Vec::new(),
             refused_entries: None,

@@ -24,6 +24,7 @@ use crate::vm::{self, Account};
 pub(crate) struct Metadata {
     tree: watch::Sender<Node>,
     script: Script,
+    write_script: Script,
     tokens: Arc<Tokens>,
     complaints: Arc<Complaints>,
 }
@@ -31,12 +32,12 @@ pub(crate) struct Metadata {
 impl Metadata {
     pub(crate) fn new(
         account: Account,
-        script: Script,
+        [script, write_script]: [Script; 2],
         tokens: Arc<Tokens>,
         complaints: Arc<Complaints>,
     ) -> Self {
         let tree = watch::Sender::new(vm::values(account, tokens.scopes()));
-        Self { tree, script, tokens, complaints }
+        Self { tree, script, write_script, tokens, complaints }
     }
 
     /// The value at a path such as `instance/preempted`, as text.
@@ -50,7 +51,8 @@ impl Metadata {
     }
 
     pub(crate) async fn answer(&self, request: &Request) -> Reply {
-        let mut reply = match self.script.next() {
+        let script = if *request.method() == Method::PUT { &self.write_script } else { &self.script };
+        let mut reply = match script.next() {
             Some(answer) => answer.reply(|status| error_page(status, "")),
             None => Reply::Answer(self.itself(request).await.unwrap_or_else(Response::from)),
         };
