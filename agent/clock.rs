@@ -59,6 +59,11 @@ impl Moment {
         &self.boot_id
     }
 
+    /// What the wall clock said.
+    pub(crate) fn wall(&self) -> Option<SystemTime> {
+        self.wall
+    }
+
     /// From this moment to a later one. Nothing, if the wall clock was set back and is all there is.
     pub(crate) fn until(&self, later: &Self) -> Duration {
         if self.boot_id == later.boot_id {

@@ -12,7 +12,9 @@ pub enum Code {
     Ok = 0,
     /// `EX_USAGE`: a setting or the callback's address is wrong or missing; nothing was run.
     Usage = 64,
-    /// `EX_NOINPUT`: the job file cannot be read; nothing was run.
+    /// `EX_DATAERR`: `status` found a journal that cannot be used.
+    DataErr = 65,
+    /// `EX_NOINPUT`: the job file cannot be read; nothing was run. `status` found no journal.
     NoInput = 66,
     /// `EX_UNAVAILABLE`: no metadata server; nothing was run.
     Unavailable = 69,
@@ -53,7 +55,7 @@ mod tests {
     fn the_readme_has_every_code() {
         let codes =
             [Code::Ok, Code::Usage, Code::NoInput, Code::Unavailable, Code::CantCreate, Code::TempFail];
-        for code in codes.into_iter().chain([Code::Gone]) {
+        for code in codes.into_iter().chain([Code::DataErr, Code::Gone]) {
             let row = format!("\n| {} | ", code as u8);
             assert!(include_str!("../README.md").contains(&row), "the README has no row {row}");
         }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
@@ -127,6 +127,22 @@ impl Journal {
     }
 }
 
+/// Where a folder's journal is.
+pub(crate) fn file(folder: &Path) -> PathBuf {
+    folder.join(FILE)
+}
+
+/// Reads a journal without taking it, whoever works with it; `None` if there is none. One of another version is
+/// invalid data.
+pub(crate) fn peek(folder: &Path) -> io::Result<Option<(Owner, Run)>> {
+    let Some(page) = read_page::<serde_json::Value>(&file(folder))? else { return Ok(None) };
+    if page.version != VERSION {
+        let why = format!("it is of version {}, and this agent knows {VERSION}", page.version);
+        return Err(io::Error::new(ErrorKind::InvalidData, why));
+    }
+    Ok(Some((page.owner, serde_json::from_value(page.run)?)))
+}
+
 /// Says what is lost, once.
 fn lost(folder: &Path, error: &io::Error) {
     tracing::warn!(
@@ -179,8 +195,8 @@ fn end_of(mut file: File) -> io::Result<File> {
 
 /// What the file says, if it is this owner's. What cannot be used is kept beside it, for people.
 fn read(folder: &Path, owner: &Owner) -> Option<Run> {
-    let path = folder.join(FILE);
-    let unusable = match read_page(&path) {
+    let path = file(folder);
+    let unusable = match read_page::<Run>(&path) {
         Ok(None) => return None,
         Ok(Some(page)) if page.version == VERSION && page.owner == *owner => return Some(page.run),
         Ok(Some(page)) if page.version != VERSION => format!("it is of version {}", page.version),
@@ -201,7 +217,7 @@ fn read(folder: &Path, owner: &Owner) -> Option<Run> {
     None
 }
 
-fn read_page(path: &Path) -> io::Result<Option<Page<Run>>> {
+fn read_page<R: DeserializeOwned>(path: &Path) -> io::Result<Option<Page<R>>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

@@ -85,3 +85,4 @@ mod http;
 pub mod logging;
 pub mod oom_score;
 pub mod progress;
+pub mod status;

@@ -56,8 +56,8 @@ enum Phase {
     },
     /// All attempts are over, and the callback has not accepted the report yet.
     Ended { report: Box<Report>, at: Moment, container: Option<String> },
-    /// Nobody is to be told any more.
-    Told { how: Told, container: Option<String> },
+    /// Nobody is to be told any more. The report is kept for whoever looks; older journals have none.
+    Told { how: Told, container: Option<String>, report: Option<Box<Report>> },
 }
 
 /// How the telling ended.
@@ -161,14 +161,32 @@ impl Run {
         matches!(self.phase, Phase::Told { .. })
     }
 
+    /// The container, if there is one that is known of.
+    pub(crate) fn container(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Preparing => None,
+            Phase::Started { container, .. } => Some(container),
+            Phase::Ended { container, .. } | Phase::Told { container, .. } => container.as_deref(),
+        }
+    }
+
+    /// What the callback is told, once there is something.
+    pub(crate) fn report(&self) -> Option<&Report> {
+        match &self.phase {
+            Phase::Preparing | Phase::Started { .. } => None,
+            Phase::Ended { report, .. } => Some(report),
+            Phase::Told { report, .. } => report.as_deref(),
+        }
+    }
+
     /// What is to be done now, by this agent or by one that is started after it.
     pub(crate) fn next(&self) -> Action {
         match self.phase.clone() {
             Phase::Preparing { .. } => Action::Start,
             Phase::Started { container, at, stopping } => Action::Rejoin { container, at, stopping },
             Phase::Ended { report, at, .. } => Action::Deliver { report, at },
-            Phase::Told { how, container: Some(container) } => Action::CleanUp { container, how },
-            Phase::Told { how, container: None } => Action::Finish(how),
+            Phase::Told { how, container: Some(container), .. } => Action::CleanUp { container, how },
+            Phase::Told { how, container: None, .. } => Action::Finish(how),
         }
     }
 
@@ -201,8 +219,10 @@ impl Run {
             (Phase::Started { .. }, Event::Over { report, at, container }) => {
                 Phase::Ended { report, at, container }
             }
-            (Phase::Ended { container, .. }, Event::Told(how)) => Phase::Told { how, container },
-            (Phase::Told { how, .. }, Event::Removed) => Phase::Told { how, container: None },
+            (Phase::Ended { container, report, .. }, Event::Told(how)) => {
+                Phase::Told { how, container, report: Some(report) }
+            }
+            (Phase::Told { how, report, .. }, Event::Removed) => Phase::Told { how, container: None, report },
             (phase, _) => phase,
         };
     }
@@ -255,6 +275,7 @@ mod tests {
         let told = |container: Option<&str>| Phase::Told {
             how: Told::Accepted,
             container: container.map(str::to_owned),
+            report: Some(Box::new(report(Reason::Error, 1))),
         };
         let stopping = |stopping| Phase::Started { container: "c".to_owned(), at: moment(1), stopping };
         let again = || Phase::Started { container: "d".to_owned(), at: moment(2), stopping: None };

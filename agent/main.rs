@@ -1,22 +1,27 @@
 //! `longrun-agent`: settings, logging, signals, run, exit code.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
-use longrun_agent::{agent, exit, logging, oom_score, progress::Watcher, settings::Settings, supervise};
+use longrun_agent::{
+    agent, exit, logging, oom_score, progress::Watcher, settings::Settings, status, supervise,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 // One thread: the agent waits, and musl's malloc is slow when threads contend (FACTS).
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    if let Some(word) = std::env::args().nth(1) {
-        return answer(&word).into();
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    if !words.is_empty() {
+        return answer(&words).into();
     }
-    let settings = match Settings::from_env() {
+    let settings = match settings() {
         Ok(settings) => settings,
-        Err(error) => {
-            eprintln!("longrun-agent: {error}");
-            return exit::Code::Usage.into();
-        }
+        Err(code) => return code.into(),
     };
     logging::start(settings.log.clone());
     oom_score::spare_the_agent();
@@ -40,20 +45,45 @@ async fn main() -> ExitCode {
     exit::code_of(agent::run(&settings, stop, &nobody).await).into()
 }
 
-/// The agent takes no arguments: what to do is in the VM's attributes.
-fn answer(word: &str) -> exit::Code {
-    match word {
-        "--version" => {
+fn settings() -> Result<Settings, exit::Code> {
+    Settings::from_env().map_err(|error| {
+        eprintln!("longrun-agent: {error}");
+        exit::Code::Usage
+    })
+}
+
+/// The agent takes no arguments: what to do is in the VM's attributes. These are questions.
+fn answer(words: &[&str]) -> exit::Code {
+    match words {
+        ["--version"] => {
             println!("longrun-agent {}", env!("CARGO_PKG_VERSION"));
             exit::Code::Ok
         }
+        ["status"] => tell_status(false),
+        ["status", "--json"] => tell_status(true),
         _ => {
             eprintln!(
-                "longrun-agent: `{word}` cannot be used: the agent takes no arguments but --version.\n\
+                "longrun-agent: `{}` cannot be used: the agent takes no arguments but --version, status and \
+                 status --json.\n\
                  What to run is in the VM's attributes, where things are in the environment; the README has both.\n\
-                 At a desk, `cargo run -p sandbox -- docker run …` stands in for the VM."
+                 At a desk, `cargo run -p sandbox -- docker run …` stands in for the VM.",
+                words.join(" ")
             );
             exit::Code::Usage
         }
     }
+}
+
+fn tell_status(as_json: bool) -> exit::Code {
+    let settings = match settings() {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    let (told, code) = status::of(&settings.state_dir, as_json);
+    match told {
+        // A reader that has seen enough is no failure.
+        Ok(text) => _ = io::stdout().write_all(text.as_bytes()),
+        Err(why) => eprintln!("longrun-agent: {why}"),
+    }
+    code
 }
