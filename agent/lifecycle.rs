@@ -164,7 +164,7 @@ impl Run {
     /// The container, if there is one that is known of.
     pub(crate) fn container(&self) -> Option<&str> {
         match &self.phase {
-            Phase::Preparing => None,
+            Phase::Preparing { .. } => None,
             Phase::Started { container, .. } => Some(container),
             Phase::Ended { container, .. } | Phase::Told { container, .. } => container.as_deref(),
         }
@@ -173,7 +173,7 @@ impl Run {
     /// What the callback is told, once there is something.
     pub(crate) fn report(&self) -> Option<&Report> {
         match &self.phase {
-            Phase::Preparing | Phase::Started { .. } => None,
+            Phase::Preparing { .. } | Phase::Started { .. } => None,
             Phase::Ended { report, .. } => Some(report),
             Phase::Told { report, .. } => report.as_deref(),
         }

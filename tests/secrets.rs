@@ -62,6 +62,16 @@ async fn a_secret_is_not_in_the_journal_either() {
 }
 
 #[tokio::test]
+async fn a_result_that_holds_a_secret_is_told_without_it() {
+    let command = format!(r#"docker run IMAGE file /result '{{"a":["key {KEY}",1]}}'"#);
+    let attributes = [KEY_IN, ("longrun-result-file", "/result")];
+    let cloud = |cloud: Builder| cloud.secret("key", KEY);
+    let ended = run(Given { command: &command, attributes: &attributes, cloud, ..GIVEN }).await;
+    assert_eq!(ended.report()["result"], serde_json::json!({ "a": ["key [REDACTED:KEY]", 1] }));
+    assert_nowhere(&ended, KEY);
+}
+
+#[tokio::test]
 async fn an_engine_that_quotes_the_environment_tells_nobody() {
     const ANSWER: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 63\r\n\r\n\
                           {\"message\":\"invalid variable KEY=correct-horse/battery+staple\"}";
