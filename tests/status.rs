@@ -82,15 +82,19 @@ async fn a_report_that_is_not_accepted_yet_is_shown_and_the_exit_code_says_so() 
 
 #[tokio::test]
 async fn a_run_that_was_told_is_shown_as_it_ended() {
-    let gone: fn(Builder) -> Builder = |cloud| cloud.callback_answers([404]);
-    for (cloud, code, phrase, word) in [
-        (GIVEN.cloud, 0, "reported: the callback accepted the report", "reported"),
-        (gone, 76, "gone: nobody waits for the report", "gone"),
+    for (is_over, code, phrase, word) in [
+        (false, 0, "reported: the callback accepted the report", "reported"),
+        (true, 76, "gone: nobody waits for the report", "gone"),
     ] {
         let state = tempfile::tempdir().unwrap();
         let environment = [("LONGRUN_STATE_DIR", state.path().to_str().unwrap())];
-        let given = Given { command: "docker run IMAGE exit 3", cloud, ..GIVEN };
-        run(Given { environment: &environment, ..given }).await;
+        let given = Given { command: "docker run IMAGE pause 300 exit 3", ..GIVEN };
+        let mut agent = start(Given { environment: &environment, ..given }).await;
+        agent.says("the job runs").await;
+        if is_over {
+            agent.sandbox.cancel_execution();
+        }
+        agent.ended().await;
         let (found, text, _) = status(state.path(), &["status"]);
         assert_eq!((found, phase(&text)), (code, phrase));
         assert!(text.contains("outcome    Failed, Error\n"), "{text}");
