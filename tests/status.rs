@@ -8,7 +8,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 use machinery::{
     GIVEN, Given,
     engine_proxy::{EngineProxy, Fault},
-    run, start,
+    start,
 };
 use sandbox::Builder;
 use serde_json::{Value, json};
