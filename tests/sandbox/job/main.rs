@@ -27,6 +27,7 @@ usage: job WORD…, where a WORD is one of
   write TEXT        on stdout, without a line's end
   lines N BYTES     N lines of BYTES bytes, each with its number in front
   bytes N           one line of N bytes
+  noise N BYTES     N lines of BYTES letters by chance, always the same
   env NAME          NAME=value, or NAME unset
   want NAME VALUE   ends with 1 unless NAME is VALUE
   drip NAME MS      NAME's value on stdout byte by byte, with pauses
@@ -102,6 +103,7 @@ fn run(word: &str, words: &mut Words) {
         "eprint" => checked(io::stderr().write_all(format!("{}\n", words.text()).as_bytes())),
         "write" => out(words.text()),
         "lines" => lines(words.number(), words.number()),
+        "noise" => noise(words.number(), words.number()),
         "bytes" => out("x".repeat(words.number()) + "\n"),
         "env" => {
             let name = words.text();
@@ -211,6 +213,22 @@ fn lines(count: usize, bytes: usize) {
         line.truncate(bytes);
         line.push('\n');
         checked(stdout.write_all(line.as_bytes()));
+    }
+    checked(stdout.flush());
+}
+
+/// Letters that cannot be packed to much less: xorshift64.
+fn noise(count: usize, bytes: usize) {
+    let (mut stdout, mut random) = (BufWriter::with_capacity(MEBIBYTE, io::stdout()), 1_u64);
+    let mut letter = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        b' ' + (random >> 32) as u8 % 95
+    };
+    for _ in 0..count {
+        let line: Vec<_> = (0..bytes).map(|_| letter()).chain([b'\n']).collect();
+        checked(stdout.write_all(&line));
     }
     checked(stdout.flush());
 }

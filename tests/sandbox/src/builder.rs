@@ -17,6 +17,7 @@ use crate::metadata::Metadata;
 use crate::script::Script;
 use crate::secret_manager::{Secret, SecretManager, Version};
 use crate::server::{Cloud, Complaints, Requests, Server};
+use crate::storage::{Mishap, Storage};
 use crate::token::{CLOUD_PLATFORM, Tokens};
 use crate::vm::Account;
 use crate::{Answer, Sandbox};
@@ -41,6 +42,8 @@ pub struct Builder {
     execution_answers: Vec<Answer>,
     compute_answers: Vec<Answer>,
     missing_permissions: Vec<String>,
+    storage: Option<Answer>,
+    mishaps: BTreeMap<usize, Mishap>,
 }
 
 impl Builder {
@@ -83,6 +86,18 @@ impl Builder {
     /// The first calls of the callback get these, then it is itself.
     pub fn callback_answers(mut self, answers: impl IntoIterator<Item = impl Into<Answer>>) -> Self {
         self.callback_answers = answers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Every request to Cloud Storage gets this.
+    pub fn storage_answer(mut self, answer: impl Into<Answer>) -> Self {
+        self.storage = Some(answer.into());
+        self
+    }
+
+    /// The request to Cloud Storage with this number, from one, fares so.
+    pub fn storage_mishap(mut self, number: usize, mishap: Mishap) -> Self {
+        self.mishaps.insert(number, mishap);
         self
     }
 
@@ -199,6 +214,7 @@ impl Builder {
                 complaints.clone(),
             ),
             logging,
+            storage: Storage::new(self.storage, self.mishaps, tokens.clone(), complaints.clone()),
             tokens,
             complaints,
             requests: Requests::default(),
@@ -229,6 +245,8 @@ impl Default for Builder {
             execution_answers: Vec::new(),
             compute_answers: Vec::new(),
             missing_permissions: Vec::new(),
+            storage: None,
+            mishaps: BTreeMap::new(),
         }
     }
 }

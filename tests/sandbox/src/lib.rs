@@ -10,6 +10,7 @@
 //! agent ──►  X-Forwarded-Host: <service>.googleapis.com   executions.rs│──── token.rs, iam.rs
 //!                                      compute.rs, logging.rs          │
 //!                                                      secret_manager.rs
+//!                                                             storage.rs
 //!            /callback/<id>                               callback.rs ─┘ checks
 //! ```
 //!
@@ -44,6 +45,7 @@ mod google;
 mod iam;
 mod logging;
 mod secret_manager;
+mod storage;
 
 mod script;
 mod server;
@@ -54,6 +56,7 @@ pub mod tools;
 pub use builder::Builder;
 pub use callback::Call;
 pub use script::Answer;
+pub use storage::{BUCKET, Mishap, Object};
 pub use vm::{INSTANCE, INSTANCE_ID, MACHINE_TYPE, PROJECT, PROJECT_NUMBER, SERVICE_ACCOUNT, ZONE};
 
 use callback::Calls;
@@ -177,6 +180,20 @@ impl Sandbox {
     /// Adds a version to a secret; it is the latest from now on.
     pub fn add_secret_version(&self, secret: &str, value: impl AsRef<[u8]>) {
         self.cloud.secret_manager.add_version(secret, Version::Enabled(value.as_ref().to_vec()));
+    }
+}
+
+/// Cloud Storage.
+impl Sandbox {
+    /// Every object in [`BUCKET`], by name.
+    #[must_use]
+    pub fn objects(&self) -> Vec<Object> {
+        self.cloud.storage.objects()
+    }
+
+    /// Puts an object there, as somebody else would have.
+    pub fn put_object(&self, name: &str, bytes: &[u8]) {
+        self.cloud.storage.put(name, bytes);
     }
 }
 

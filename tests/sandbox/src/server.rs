@@ -28,6 +28,7 @@ use crate::google::Refusal;
 use crate::logging::Logging;
 use crate::metadata::Metadata;
 use crate::secret_manager::SecretManager;
+use crate::storage::Storage;
 use crate::token::Tokens;
 
 /// More than any service takes in one request.
@@ -65,6 +66,7 @@ pub(crate) struct Cloud {
     pub(crate) secret_manager: SecretManager,
     pub(crate) compute: Compute,
     pub(crate) logging: Logging,
+    pub(crate) storage: Storage,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) complaints: Arc<Complaints>,
     pub(crate) requests: Requests,
@@ -95,6 +97,7 @@ impl Cloud {
             "secretmanager.googleapis.com" => self.secret_manager.answer(request),
             "compute.googleapis.com" => self.compute.answer(request),
             "logging.googleapis.com" => self.logging.answer(request),
+            "storage.googleapis.com" => self.storage.answer(request),
             _ => {
                 self.complaints.unknown(request);
                 Reply::Answer(Refusal::from(StatusCode::NOT_FOUND).into())

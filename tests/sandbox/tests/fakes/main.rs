@@ -8,4 +8,5 @@ mod google_protos;
 mod logging;
 mod metadata;
 mod secret_manager;
+mod storage;
 mod token;
