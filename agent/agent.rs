@@ -11,13 +11,14 @@ use thiserror::Error;
 use tokio::task::JoinSet;
 
 use crate::{
+    archive::Archives,
     attempt::{Attempt, Seen},
     backoff,
     callback::{self, Recipient, Undelivered, Within},
     clock::{Clock, Moment},
     engine::{Engine, EngineError, patiently},
     google::{
-        Api, Board, Metadata, MetadataError, Outside, Tokens, Vm,
+        Api, Board, Metadata, MetadataError, Outside, Storage, Tokens, Vm,
         credential::{self, Credential},
         executions::Execution,
         notices::{self, Notice},
@@ -108,6 +109,12 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
         instance: vm.instance.clone(),
         state_dir: settings.state_dir.clone(),
     };
+    let archives = Archives {
+        storage: Storage::new(outside.clone(), Arc::clone(&tokens)),
+        run_id: run_id.clone(),
+        instance: vm.instance.clone(),
+        patience: settings.budgets.upload,
+    };
     let agent = Agent {
         settings,
         vm,
@@ -118,6 +125,7 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
         api,
         outside,
         sinks,
+        archives,
         clock,
         journal,
         stop,
@@ -145,6 +153,7 @@ struct Agent<'a> {
     api: Api,
     outside: Outside,
     sinks: SinksOf,
+    archives: Archives,
     clock: Clock,
     journal: Journal,
     stop: Stop,
@@ -191,8 +200,8 @@ impl Agent<'_> {
             (Err(problems), _) => (invalid(problems, started), Seen::default()),
             (Ok(job), Err(verdict)) => (verdict, Seen::of(job)),
             (Ok(job), Ok(())) => {
-                let Self { settings, vm, api, tokens, run_id, clock, journal, stop, watcher, sinks, .. } =
-                    self;
+                let Self { settings, vm, api, tokens, run_id, clock, journal, stop, watcher, .. } = self;
+                let (sinks, archives) = (&self.sinks, &self.archives);
                 let project = vm.instance.as_ref().map(|instance| &*instance.project);
                 let (gate, seen) = (&self.workflow.gate, Seen::of(job));
                 let mut attempt = Attempt {
@@ -207,6 +216,7 @@ impl Agent<'_> {
                     stop,
                     watcher,
                     sinks,
+                    archives,
                     seen,
                 };
                 let mut verdict = attempt.run(job).await.unwrap_or_else(|verdict| verdict);

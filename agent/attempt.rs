@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::{
+    archive::{Archive, Archives, LogOf},
     clock::{Clock, Moment},
     engine::{
         Container, ContainerState, Engine, EngineError, Exit, MemoryWatch, Named, OutputReader, patiently,
@@ -62,6 +63,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) stop: &'a mut Stop,
     pub(crate) watcher: &'a Watcher,
     pub(crate) sinks: &'a SinksOf,
+    pub(crate) archives: &'a Archives,
     pub(crate) seen: Seen,
 }
 
@@ -92,11 +94,18 @@ struct Claim {
 struct Started {
     container: Container,
     exit: Exit,
-    output: OutputTask,
+    output: Listening,
     /// How long ago.
     run_before: Duration,
     /// Why an agent before this one was already ending it.
     stopping: Option<Cause>,
+}
+
+/// What becomes of a container's output.
+struct Listening {
+    output: OutputTask,
+    /// Its way into Cloud Storage, if it is wanted there.
+    archive: Option<Archive>,
 }
 
 impl Seen {
@@ -315,8 +324,7 @@ impl Attempt<'_> {
                 .unless_stopped(listen(&container, job.command.tty, wait), Verdict::stopped_early)
                 .await?;
             self.seen.spent = None;
-            let output =
-                OutputTask::attached(reader, self.output_of(&container, job), self.sinks(job), self.watcher);
+            let output = self.output(Some(reader), &container, job, None);
             let at = self.clock.now();
             self.journal.note(Event::Starting { container: container.id.clone(), attempt, at }).await;
             (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
@@ -356,10 +364,46 @@ impl Attempt<'_> {
         tracing::warn!(container = container.id, "the job was started before; taking it over");
         (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
         self.seen.started_at = state.started_at;
-        let (of, sinks) = (self.output_of(&container, job), self.sinks(job));
-        let output = OutputTask::taking_over(of, sinks, self.watcher);
+        let output = self.output(None, &container, job, state.started_at);
         let exit = patiently(self.budgets().engine, EngineError::is_away, || container.not_running()).await?;
         Ok(Started { container, exit, output, run_before, stopping })
+    }
+
+    /// Reads the output from now on, or from its beginning if the job was started before.
+    fn output(
+        &self,
+        attached: Option<OutputReader>,
+        container: &Container,
+        job: &Job,
+        started_before: Option<SystemTime>,
+    ) -> Listening {
+        let archive = self.archive(container, job, started_before);
+        let watcher = archive.as_ref().map(|archive| archive.before(self.watcher));
+        let watcher = watcher.as_ref().unwrap_or(self.watcher);
+        let (of, sinks) = (self.output_of(container, job), self.sinks(job));
+        let output = match attached {
+            Some(reader) => OutputTask::attached(reader, of, sinks, watcher),
+            None => OutputTask::taking_over(of, sinks, watcher),
+        };
+        Listening { output, archive }
+    }
+
+    fn archive(
+        &self,
+        container: &Container,
+        job: &Job,
+        started_before: Option<SystemTime>,
+    ) -> Option<Archive> {
+        let bucket = job.sinks.storage.as_ref()?;
+        let of = LogOf {
+            container: container.clone(),
+            tty: job.command.tty,
+            redaction: self.seen.redaction.clone(),
+            attempt: self.journal.run().attempt(),
+            image: job.command.image.to_string(),
+            started_before,
+        };
+        Some(self.archives.open(bucket, of))
     }
 
     fn sinks(&self, job: &Job) -> Sinks {
@@ -396,6 +440,7 @@ impl Attempt<'_> {
         let end = supervise::supervise(&container, exit, bounds, self.stop, self.watcher, note).await;
         let memory = memory.seen();
         // Both at once: when the VM shuts down there is no time for one after the other.
+        let Listening { output, archive } = output;
         let rest_of_log = output.finish(end.drain());
         let settling = supervise::settle(&container, end, bounds.engine, self.stop);
         let (end, logs) = tokio::join!(settling, rest_of_log);
@@ -408,7 +453,8 @@ impl Attempt<'_> {
         }
         let unavailable = [logs.unavailable, end.log_gap()].into_iter().flatten();
         let unavailable = unavailable.reduce(|both, one| both + "; " + &one);
-        self.seen.logs = Logs { unavailable, ..logs };
+        let logs = Logs { unavailable, ..logs };
+        self.seen.logs = self.archived(archive, end.cause(), logs).await;
         let verdict = end.verdict(job, memory);
         match end.time_for_result() {
             Some(time) => self.read_result(&container, job, time, verdict).await,
@@ -445,11 +491,19 @@ impl Attempt<'_> {
         tracing::warn!(container = container.id, "the VM was started anew since the job was");
         (self.seen.started_at, self.seen.finished_at) = (state.started_at, state.finished_at);
         self.seen.spent = Some(container.id.clone());
-        let (of, sinks) = (self.output_of(container, job), self.sinks(job));
-        let output = OutputTask::taking_over(of, sinks, self.watcher);
-        self.seen.logs = output.finish(supervise::DRAIN).await;
+        let Listening { output, archive } = self.output(None, container, job, state.started_at);
+        let logs = output.finish(supervise::DRAIN).await;
+        self.seen.logs = self.archived(archive, None, logs).await;
         let verdict = Verdict::rebooted(state.exit_code, stopping);
         self.read_result(container, job, supervise::RESULT, verdict).await
+    }
+
+    /// Waits for the log to be in Cloud Storage.
+    async fn archived(&mut self, archive: Option<Archive>, cause: Option<Cause>, logs: Logs) -> Logs {
+        match archive {
+            Some(archive) => archive.finish(cause, self.stop).await.told_in(logs),
+            None => logs,
+        }
     }
 }
 

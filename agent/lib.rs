@@ -54,6 +54,7 @@
 //! (`tests/sandbox`).
 
 pub mod agent;
+mod archive;
 mod attempt;
 mod fetch;
 mod journal;

@@ -55,6 +55,8 @@ pub struct Budgets {
     pub engine: Duration,
     /// For a pull that stands still. ECS' agent gives up after one minute; a slow disk unpacks for longer.
     pub pull_stall: Duration,
+    /// For the end of the log to be in Cloud Storage. The report waits for it.
+    pub upload: Duration,
     /// For a callback that does not accept the report.
     pub delivery: Duration,
     /// From one look at the workflow's execution to the next.
@@ -107,6 +109,7 @@ impl Settings {
                 metadata: budget("LONGRUN_METADATA_WAIT", minutes(5))?,
                 engine: budget("LONGRUN_ENGINE_WAIT", minutes(5))?,
                 pull_stall: budget("LONGRUN_PULL_STALL", minutes(2))?,
+                upload: budget("LONGRUN_UPLOAD_WAIT", minutes(2))?,
                 delivery: budget("LONGRUN_DELIVERY_DEADLINE", minutes(24 * 60))?,
                 orphan_check: budget("LONGRUN_ORPHAN_CHECK", minutes(5))?,
             },
@@ -198,6 +201,7 @@ mod tests {
             ("LONGRUN_PULL_STALL", "3s"),
             ("LONGRUN_DELIVERY_DEADLINE", "4s"),
             ("LONGRUN_ORPHAN_CHECK", "5s"),
+            ("LONGRUN_UPLOAD_WAIT", "6s"),
         ])
         .unwrap();
         assert_eq!(settings.source, Source::Metadata("http://127.0.0.1:8080/".parse().unwrap()));
@@ -211,6 +215,7 @@ mod tests {
             pull_stall: seconds(3),
             delivery: seconds(4),
             orphan_check: seconds(5),
+            upload: seconds(6),
         };
         assert_eq!(settings.budgets, budgets);
     }

@@ -9,6 +9,7 @@ mod logging;
 mod metadata;
 pub mod notices;
 pub mod secrets;
+mod storage;
 mod token;
 
 use reqwest::{Client, Method, RequestBuilder, Url};
@@ -17,6 +18,7 @@ pub use api::{Api, ApiError};
 pub(crate) use guest_attributes::Board;
 pub(crate) use logging::{LogWriter, Written, query as logging_query};
 pub use metadata::{Account, Metadata, MetadataError, Vm};
+pub(crate) use storage::{Object, Step, Storage, Trouble, Upload};
 pub use token::Tokens;
 
 use crate::http;

@@ -69,7 +69,11 @@ pub const TABLE: &[Attribute] = &[
         "if the VM reboots while the job runs: `fail` reports `Rebooted`, `rerun` starts a new attempt",
     ),
     row("longrun-log-tail", "`32KiB`", "last bytes of the log in the report; at most `128KiB`"),
-    row("longrun-logs", "none", "`cloud-logging`: every line of the output goes to Cloud Logging"),
+    row(
+        "longrun-logs",
+        "none",
+        "where the whole output goes: `cloud-logging`, a line an entry; `gs://bucket/prefix`, as an object of Cloud Storage; or both, with a comma between them",
+    ),
     row(
         "longrun-result-file",
         "none",
@@ -516,7 +520,7 @@ mod tests {
             ("longrun-secret-env-A", "projects/p/secrets/key"),
             ("longrun-when-orphaned", "delete-vm"),
             ("longrun-preflight", "require"),
-            ("longrun-logs", "cloud-logging"),
+            ("longrun-logs", "cloud-logging, gs://my-logs/runs"),
             ("longrun-result-file", "/out/my result.json"),
             ("ssh-keys", "not ours"),
         ])
@@ -608,7 +612,7 @@ mod tests {
             ("longrun-log-tail", "1GiB"),
             ("longrun-when-orphaned", "adopt"),
             ("longrun-preflight", "on"),
-            ("longrun-logs", "cloud-logging, gs://bucket/prefix"),
+            ("longrun-logs", "cloud-logging, gs://Bucket/prefix"),
             ("longrun-secret-env-KEY", "hunter 2"),
         ])
         .unwrap()
@@ -627,7 +631,7 @@ mod tests {
                 "longrun-retry-exit-codes: `110-100` cannot be used; expected exit codes and ranges such as 1,75,100-110, but `110-100` runs backwards",
                 "longrun-on-reboot: `again` cannot be used; expected fail or rerun",
                 "longrun-log-tail: `1GiB` cannot be used; expected 128KiB at most",
-                "longrun-logs: `cloud-logging, gs://bucket/prefix` cannot be used; expected cloud-logging alone: this version of longrun-agent does not have gs:// yet",
+                "longrun-logs: `cloud-logging, gs://Bucket/prefix` cannot be used; expected the name of a bucket, as in gs://bucket/prefix, not `Bucket/prefix`",
                 "docker-command: unknown flag `--nope` at word 3",
                 "longrun-secret-env-KEY: its value cannot be used; expected a secret of the VM's project such as `api-key` or `api-key:3`, or `projects/PROJECT/secrets/NAME/versions/VERSION`",
             ]

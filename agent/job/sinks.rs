@@ -22,15 +22,6 @@ impl Sinks {
     /// Reads `cloud-logging`, `gs://bucket/prefix`, or both with blanks or a comma between them; `Err` says what
     /// was expected.
     pub(super) fn parse(value: &str) -> Result<Self, String> {
-        match Self::of_words(value)? {
-            Self { storage: Some(_), .. } => {
-                Err("cloud-logging alone: this version of longrun-agent does not have gs:// yet".to_owned())
-            }
-            sinks => Ok(sinks),
-        }
-    }
-
-    fn of_words(value: &str) -> Result<Self, String> {
         let mut sinks = Self::default();
         let words = value.split([',', ' ', '\t', '\r', '\n']).filter(|word| !word.is_empty());
         for word in words {
@@ -85,7 +76,7 @@ mod tests {
             ("cloud-logging gs://my-logs/a", true, bucket("my-logs", "a")),
             ("gs://my-logs/a,\n cloud-logging", true, bucket("my-logs", "a")),
         ] {
-            assert_eq!(Sinks::of_words(value), Ok(Sinks { cloud_logging, storage }), "{value}");
+            assert_eq!(Sinks::parse(value), Ok(Sinks { cloud_logging, storage }), "{value}");
         }
     }
 
@@ -101,7 +92,7 @@ mod tests {
             ("gs://-logs", "the name of a bucket, as in gs://bucket/prefix, not `-logs`"),
             ("gs://Logs/a", "the name of a bucket, as in gs://bucket/prefix, not `Logs/a`"),
         ] {
-            assert_eq!(Sinks::of_words(value), Err(expected.to_owned()), "{value}");
+            assert_eq!(Sinks::parse(value), Err(expected.to_owned()), "{value}");
         }
     }
 }

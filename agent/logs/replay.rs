@@ -9,14 +9,14 @@ const COMPARED: usize = 256;
 ///
 /// The streams are counted apart, because the Engine's own log has their lines in another order than an
 /// attached connection.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Replay {
     out: Position,
     err: Position,
 }
 
 /// How far one stream was taken.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Position {
     taken: u64,
     /// How many of these are to come once more.

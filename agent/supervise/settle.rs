@@ -114,6 +114,11 @@ impl Settled {
         self.look.state.as_ref()?.finished_at
     }
 
+    /// Why it was made to end, if it was.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        self.end.cause
+    }
+
     /// Whether the container is known to have ended.
     pub(crate) fn is_known(&self) -> bool {
         self.end.seen.is_ok()
