@@ -137,7 +137,7 @@ fn mishaps() -> [Mishap; 9] {
         Mishap::Answered(Answer::status(302).header("Location", "https://storage.googleapis.com/")),
         Mishap::Answered(Answer::hang_up()),
         Mishap::Answered(Answer::lost()),
-        Mishap::Page,
+        Mishap::Answered(Answer::page()),
         Mishap::Short,
         Mishap::Cut,
         Mishap::Forgotten,

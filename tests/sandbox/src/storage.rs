@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hyper::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
+use hyper::header::{CONTENT_RANGE, HeaderValue, LOCATION, RANGE};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -42,8 +42,6 @@ pub struct Object {
 pub enum Mishap {
     /// It gets this answer.
     Answered(Answer),
-    /// A proxy answers in the service's place: 200, with a page.
-    Page,
     /// Half of the part is stored, which the answer says.
     Short,
     /// Half of the part is stored, and then the connection breaks.
@@ -111,7 +109,6 @@ impl Storage {
                 }
                 answer.reply(|status| Refusal::from(status).into())
             }
-            Some(Mishap::Page) => Reply::Answer(page()),
             Some(Mishap::Short) => Reply::Answer(itself(half)),
             Some(Mishap::Cut) => {
                 itself(half);
@@ -264,10 +261,4 @@ fn resource(object: &Object) -> Value {
         "name": object.name,
         "size": object.bytes.len().to_string(),
     })
-}
-
-fn page() -> Response {
-    let mut response = Response::new("<html><h1>It works!</h1></html>".into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
-    response
 }
