@@ -149,7 +149,7 @@ pub(crate) async fn deliver(
             tokio::select! {
                 tried = &mut trying => tried,
                 // The try that is under way is the last one, and it has not long.
-                () = stop.asked_by_hand() => {
+                () = async { if !stopping { stop.asked_by_hand().await } } => {
                     stopping = true;
                     timeout(LAST_TRY, trying).await.unwrap_or_else(|_| Tried::retry("no answer".to_owned()))
                 }

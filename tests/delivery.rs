@@ -2,7 +2,11 @@
 
 mod machinery;
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 use gcp_auth::TokenProvider;
 use longrun_agent::google::{Metadata, Tokens};
@@ -236,6 +240,17 @@ async fn an_agent_that_is_stopped_while_it_delivers_tries_once_more() {
     agent.signal("TERM");
     let ended = agent.ended().await;
     assert_eq!((ended.status.code(), ended.calls().len()), (Some(75), 2));
+}
+
+#[tokio::test]
+async fn the_last_try_of_an_agent_that_is_stopped_has_seconds() {
+    let cloud = |cloud: sandbox::Builder| cloud.callback_answers([403.into(), Answer::silence()]);
+    let mut agent = start(Given { cloud, ..GIVEN }).await;
+    agent.says("the report was not accepted yet").await;
+    let told = Instant::now();
+    agent.signal("TERM");
+    assert_eq!(agent.ended().await.status.code(), Some(75));
+    assert!(told.elapsed() < Duration::from_secs(9), "Docker would have killed it: {:?}", told.elapsed());
 }
 
 #[track_caller]
