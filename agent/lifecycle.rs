@@ -153,7 +153,7 @@ impl Run {
     /// does not use up its attempts.
     pub(crate) fn failures(&self) -> usize {
         let rebooted = self.ended.iter().filter(|attempt| attempt.reason == Reason::Rebooted).count();
-        (self.attempt as usize - 1).saturating_sub(rebooted)
+        (self.attempt as usize).saturating_sub(1 + rebooted)
     }
 
     /// Whether nobody is to be told of it any more.
@@ -377,6 +377,24 @@ mod tests {
         assert_eq!((run.attempt(), run.failures()), (3, 2));
         run.on(again_after(Reason::Rebooted));
         assert_eq!((run.attempt(), run.failures(), run.ended().len()), (4, 2, 1));
+    }
+
+    #[test]
+    fn a_page_of_which_any_byte_is_another_is_refused_or_means_something() {
+        let mut run = Run::new();
+        [starting(), again_after(Reason::Error), starting()].into_iter().for_each(|event| run.on(event));
+        let (job, page) = (job(&[("longrun-max-attempts", "9")]), serde_json::to_vec(&run).unwrap());
+        for at in 0..page.len() {
+            for byte in b"019-\"x}\0\xff" {
+                let mut page = page.clone();
+                page[at] = *byte;
+                let Ok(run) = serde_json::from_slice::<Run>(&page) else { continue };
+                let verdict = Verdict::without_exit(Reason::Error, String::new());
+                let verdict = Verdict { exit_code: Some(1), ..verdict };
+                // Nothing is expected of it but an answer.
+                let _ = (run.next(), run.failures(), run.goes_on_after(&verdict, &job));
+            }
+        }
     }
 
     #[test]
