@@ -106,6 +106,8 @@ const LOG_TAIL_MOST: usize = 128 << 10;
 const MOST_URL: usize = 8 << 10;
 /// It stands in the report's message.
 const MOST_PATH: usize = 1 << 10;
+/// tokio's timers end some two years ahead, and a VM lives 120 days at most with maxRunDuration.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The docker CLI's own default for `docker stop`.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -387,7 +389,10 @@ impl Attribute {
 fn command_grace(command: &ContainerCommand) -> Duration {
     match command.stop_timeout {
         None => GRACE,
-        Some(seconds) => u64::try_from(seconds).map_or(Duration::from_secs(24 * 3600), Duration::from_secs),
+        Some(seconds) => {
+            let seconds = u64::try_from(seconds).map_or(Duration::from_secs(24 * 3600), Duration::from_secs);
+            seconds.min(LONGEST)
+        }
     }
 }
 
@@ -416,8 +421,7 @@ fn auth(value: &str) -> Result<Auth, String> {
 
 fn duration(value: &str) -> Result<Duration, String> {
     match humantime::parse_duration(value) {
-        // tokio's timers end some two years ahead, and a VM lives 120 days at most with maxRunDuration.
-        Ok(duration) if duration > Duration::from_secs(365 * 24 * 3600) => Err("a year at most".to_owned()),
+        Ok(duration) if duration > LONGEST => Err("a year at most".to_owned()),
         Ok(duration) if duration.is_zero() => Err("more than nothing, such as 90m, 36h or 14d".to_owned()),
         Ok(duration) => Ok(duration),
         Err(_) => Err("a duration such as 90s, 90m, 36h or 14d".to_owned()),
@@ -584,6 +588,8 @@ mod tests {
     fn the_grace_is_the_commands_own_unless_an_attribute_says_otherwise() {
         let stop_timeout = ("docker-command", "docker run --stop-timeout 42 a");
         assert_eq!(order(&[stop_timeout]).unwrap().job.unwrap().grace, Duration::from_secs(42));
+        let for_ever = ("docker-command", "docker run --stop-timeout 9223372036854775807 a");
+        assert_eq!(order(&[for_ever]).unwrap().job.unwrap().grace, LONGEST);
         let both = order(&[stop_timeout, ("longrun-stop-grace", "7s")]).unwrap();
         assert_eq!(both.job.unwrap().grace, Duration::from_secs(7));
     }
