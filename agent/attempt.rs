@@ -159,6 +159,16 @@ impl Attempt<'_> {
         }
     }
 
+    /// What the Engine says where the job may run already. After a stop it has not long to answer.
+    async fn hastened<T>(
+        &mut self,
+        answer: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, Verdict> {
+        let answer = self.stop.hastens(self.settings.budgets.engine, answer).await;
+        let answer = answer.map_err(|cause| Verdict::lost(Some(cause), "the Engine does not answer"))?;
+        answer.map_err(|error| engine_lost(&error))
+    }
+
     /// The values of the job's secrets; from now on they are hidden.
     async fn read_secrets(&mut self, job: &Job) -> Result<Vec<Secret>, Verdict> {
         let read = secrets::read(self.api, self.project, &job.secrets, secrets::PATIENCE);
@@ -175,8 +185,8 @@ impl Attempt<'_> {
         if job.secrets.is_empty() {
             return Ok(());
         }
-        let env = patiently(self.budgets().engine, EngineError::may_pass, || container.env()).await;
-        let env = env.map_err(|error| engine_lost(&error))?;
+        let env = patiently(self.budgets().engine, EngineError::may_pass, || container.env());
+        let env = self.hastened(env).await?;
         let variables = env.iter().filter_map(|variable| variable.split_once('='));
         let secrets = variables.filter(|(name, _)| job.secrets.iter().any(|secret| secret.name == *name));
         let secret = |(name, value): (&str, &str)| Secret { name: name.to_owned(), value: value.to_owned() };
@@ -220,8 +230,8 @@ impl Attempt<'_> {
         stopping: Option<Cause>,
     ) -> Result<Option<Started>, Verdict> {
         let container = engine.container(id);
-        let digest = engine.image(&job.command.image).await.ok().and_then(|image| image.digest);
-        self.saw_digest(digest);
+        let image = self.hastened(async { Ok(engine.image(&job.command.image).await.ok()) }).await?;
+        self.saw_digest(image.and_then(|image| image.digest));
         let Some(state) = self.started(&container).await? else {
             self.journal.note(Event::NotStarted).await;
             return Ok(None);
@@ -231,8 +241,7 @@ impl Attempt<'_> {
             return Err(self.rebooted(&container, job, &state, stopping).await);
         }
         let run_before = at.until(&self.clock.now());
-        let taken = self.take_over(container, job, &state, run_before, stopping).await;
-        taken.map(Some).map_err(|error| engine_lost(&error))
+        self.take_over(container, job, &state, run_before, stopping).await.map(Some)
     }
 
     /// The attempt's container: a new one, or the one that an agent before this one created.
@@ -299,11 +308,11 @@ impl Attempt<'_> {
         Ok(body)
     }
 
-    async fn remove(&self, container: &Container, command: &ContainerCommand) -> Result<(), Verdict> {
+    async fn remove(&mut self, container: &Container, command: &ContainerCommand) -> Result<(), Verdict> {
         let remove = || container.remove(command.remove_volumes);
-        patiently(self.budgets().engine, EngineError::is_away, remove)
-            .await
-            .map_err(|error| engine_lost(&error))
+        let removed = patiently(self.budgets().engine, EngineError::is_away, remove);
+        let removed = async { removed.await.map_err(|error| engine_lost(&error)) };
+        self.unless_stopped(removed, Verdict::stopped_early).await
     }
 
     /// Starts the container with its end and its output already asked for. One that was started before is
@@ -315,8 +324,7 @@ impl Attempt<'_> {
         loop {
             if may_have_started && let Some(state) = self.started(&container).await? {
                 let run_before = state.started_at.and_then(|at| at.elapsed().ok()).unwrap_or_default();
-                let taken = self.take_over(container, job, &state, run_before, None).await;
-                return taken.map_err(|error| engine_lost(&error));
+                return self.take_over(container, job, &state, run_before, None).await;
             }
             // Nobody starts it once a stop ends this here.
             self.seen.spent = Some(container.id.clone());
@@ -328,7 +336,9 @@ impl Attempt<'_> {
             let at = self.clock.now();
             self.journal.note(Event::Starting { container: container.id.clone(), attempt, at }).await;
             (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
-            match container.start().await {
+            let starting = self.stop.hastens(wait, container.start()).await;
+            let unknown = |cause| Verdict::lost(Some(cause), "the Engine did not say whether it started it");
+            match starting.map_err(unknown)? {
                 Ok(()) => {
                     self.seen.started_at = Some(SystemTime::now());
                     let (run_before, stopping) = (Duration::ZERO, None);
@@ -346,9 +356,7 @@ impl Attempt<'_> {
     /// The state of a container that was started; `None` if it was not.
     async fn started(&mut self, container: &Container) -> Result<Option<ContainerState>, Verdict> {
         let wait = self.budgets().engine;
-        let seen = self.stop.hastens(wait, state_if_started(container, wait)).await;
-        let seen = seen.map_err(|cause| Verdict::lost(Some(cause), "the Engine does not answer"))?;
-        seen.map_err(|error| engine_lost(&error))
+        self.hastened(state_if_started(container, wait)).await
     }
 
     /// Joins a job that was started before. Nothing is attached: the log is read from its beginning, and the
@@ -360,12 +368,13 @@ impl Attempt<'_> {
         state: &ContainerState,
         run_before: Duration,
         stopping: Option<Cause>,
-    ) -> Result<Started, EngineError> {
+    ) -> Result<Started, Verdict> {
         tracing::warn!(container = container.id, "the job was started before; taking it over");
         (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
         self.seen.started_at = state.started_at;
         let output = self.output(None, &container, job, state.started_at);
-        let exit = patiently(self.budgets().engine, EngineError::is_away, || container.not_running()).await?;
+        let exit = patiently(self.budgets().engine, EngineError::is_away, || container.not_running());
+        let exit = self.hastened(exit).await?;
         Ok(Started { container, exit, output, run_before, stopping })
     }
 

@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 /// Of the 30 seconds from Compute Engine's notice to the power-off, those that can be counted on.
 const FROM_NOTICE_TO_REPORT: Duration = Duration::from_secs(25);
 
+/// Docker kills an agent's container ten seconds after its SIGTERM.
+const FROM_SIGTERM_TO_REPORT: Duration = Duration::from_secs(9);
+
 const PREEMPTED: (&str, &str) = ("instance/preempted", "TRUE");
 const STOPPING: (&str, &str) = ("instance/shutdown-details/stop-state", "PENDING_STOP");
 const AN_HOUR_OF_GRACE: (&str, &str) = ("longrun-stop-grace", "1h");
@@ -133,6 +136,32 @@ async fn a_stop_before_the_start_is_told_and_nothing_runs() {
         agent.signal("TERM");
         told_as_not_run("Stopped", &agent.ended().await.report());
         assert_eq!(proxy.count("/start"), 0, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_at_the_start_or_at_a_take_over_does_not_hold_up_the_end() {
+    // The first agent, or the one after it, and where the Engine hangs.
+    for (takes_over, step) in [(false, "/start"), (true, "/json"), (true, "not-running"), (true, "/logs")] {
+        // Inspects are asked for before the start too, and those are of images.
+        let parts = if step == "/json" { "/containers/ /json" } else { step };
+        let proxy = EngineProxy::start(&[(parts, Fault::Hang); 99]);
+        let host = proxy.docker_host();
+        let environment = [("DOCKER_HOST", &*host), ("LONGRUN_ENGINE_WAIT", "5m")];
+        let given = Given { command: "docker run IMAGE wait", environment: &environment, ..GIVEN };
+        let mut agent = start(given).await;
+        if takes_over {
+            agent.says("the job runs").await;
+            agent = agent.killed_and_started_again().await;
+        }
+        proxy.requested(parts).await;
+        let told = Instant::now();
+        agent.signal("TERM");
+        let report = agent.sandbox.next_report().await;
+        assert!(told.elapsed() < FROM_SIGTERM_TO_REPORT, "{step}: {:?}", told.elapsed());
+        assert_eq!(report["reason"], "Stopped", "{step}: {report:#}");
+        agent.signal("KILL");
+        agent.removed().await;
     }
 }
 

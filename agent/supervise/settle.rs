@@ -18,8 +18,9 @@ use crate::{
 
 /// For the log to end after the job did, if it goes on flowing all the time.
 pub(crate) const DRAIN: Duration = Duration::from_secs(300);
-/// The same on preemption (see `state`, "the longest grace").
-const DRAIN_AT_PREEMPTION: Duration = Duration::from_secs(3);
+/// The same where the agent has not long to live: on preemption (see `state`, "the longest grace"), and after a
+/// SIGTERM, as Docker kills it ten seconds after.
+const DRAIN_IN_HASTE: Duration = Duration::from_secs(3);
 /// The same where the Engine is gone, and the agent will soon be.
 const DRAIN_WHEN_LOST: Duration = Duration::from_secs(1);
 /// For the result to be read out of the container.
@@ -95,10 +96,8 @@ impl End {
     pub(crate) fn drain(&self) -> Duration {
         match (self.cause, &self.seen) {
             (_, Err(_)) => DRAIN_WHEN_LOST,
-            (Some(Cause::Preempted), _) => DRAIN_AT_PREEMPTION,
-            (None | Some(Cause::Deadline | Cause::Stopped | Cause::VmStopping | Cause::Orphaned), Ok(_)) => {
-                DRAIN
-            }
+            (Some(Cause::Preempted | Cause::Stopped), Ok(_)) => DRAIN_IN_HASTE,
+            (None | Some(Cause::Deadline | Cause::VmStopping | Cause::Orphaned), Ok(_)) => DRAIN,
         }
     }
 }

@@ -63,14 +63,15 @@ impl EngineProxy {
         format!("unix://{}", self.folder.path().join("docker.sock").display())
     }
 
-    /// Waits for a request that has this in its first line.
-    pub(crate) async fn requested(&self, text: &str) {
+    /// Waits for a request that has these parts, apart by blanks, in its first line.
+    pub(crate) async fn requested(&self, parts: &str) {
+        let has_all = |line: &String| parts.split(' ').all(|part| line.contains(part));
         let requested = async {
-            while self.count(text) == 0 {
+            while !self.requests.lock().expect("no panic").iter().any(has_all) {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(PATIENCE, requested).await.unwrap_or_else(|_| panic!("the agent never asked for {text}"));
+        timeout(PATIENCE, requested).await.unwrap_or_else(|_| panic!("the agent never asked for {parts}"));
     }
 
     /// How many requests had this in their first line.

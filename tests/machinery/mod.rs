@@ -215,6 +215,16 @@ impl Agent {
         Self::spawn(self.sandbox, self.launch)
     }
 
+    /// Waits until it is gone, and removes the container that it left behind.
+    pub(crate) async fn removed(mut self) {
+        self.is_gone().await;
+        let run_id = self.log.iter().find_map(|line| line["run_id"].as_str()).expect("a run");
+        let left = docker(&["ps", "-aq", "--filter", &format!("label=longrun.run-id={run_id}")]);
+        if !left.is_empty() {
+            docker(&["rm", "-f", "-v", &left]);
+        }
+    }
+
     /// Where it keeps what must outlive it.
     pub(crate) fn state_dir(&self) -> &Path {
         self.launch.state.path()
