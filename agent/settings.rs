@@ -11,6 +11,9 @@ use tracing_subscriber::filter::Targets;
 /// Kept over reboots on Container-Optimized OS too (FACTS).
 const STATE_DIR: &str = "/var/lib/longrun";
 
+/// The longest budget: a clock has no end to give one that is for ever.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Everything that the environment may say.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -93,11 +96,14 @@ impl Settings {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         let budget = |name, default| match lookup(name) {
             None => Ok(default),
-            Some(value) => humantime::parse_duration(&value).map_err(|_| SettingsError {
-                name,
-                value,
-                expected: "a duration such as 30s or 5m",
-            }),
+            Some(value) => match humantime::parse_duration(&value) {
+                Ok(budget) if !budget.is_zero() && budget <= LONGEST => Ok(budget),
+                _ => Err(SettingsError {
+                    name,
+                    value,
+                    expected: "a duration such as 30s or 5m, a year at most",
+                }),
+            },
         };
         Ok(Self {
             source: source(lookup("LONGRUN_JOB_FILE"), lookup("GCE_METADATA_HOST"))?,
@@ -235,6 +241,8 @@ mod tests {
         refuse("LONGRUN_GOOGLE_ENDPOINT", "127.0.0.1:80");
         refuse("LONGRUN_LOG", "loud=very");
         refuse("LONGRUN_ENGINE_WAIT", "5");
+        refuse("LONGRUN_ENGINE_WAIT", "18446744073709551615s");
+        refuse("LONGRUN_ORPHAN_CHECK", "0s");
     }
 
     fn read(variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
