@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
@@ -175,8 +175,15 @@ async fn lock(folder: &Path) -> io::Result<Flock<File>> {
 
 /// Only for the agent's own eyes: a report holds the end of the job's log.
 fn owned() -> OpenOptions {
-    let mut options = OpenOptions::new();
+    let mut options = opening();
     options.write(true).mode(0o600);
+    options
+}
+
+/// What has a file's name and is a pipe must not keep the agent waiting for who never comes.
+fn opening() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags(OFlag::O_NONBLOCK.bits());
     options
 }
 
@@ -218,7 +225,7 @@ fn read(folder: &Path, owner: &Owner) -> Option<Run> {
 }
 
 fn read_page<R: DeserializeOwned>(path: &Path) -> io::Result<Option<Page<R>>> {
-    let file = match File::open(path) {
+    let file = match opening().read(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -154,6 +154,21 @@ async fn a_journal_that_cannot_be_used_is_set_aside_and_the_job_runs() {
 }
 
 #[tokio::test]
+async fn a_pipe_or_a_folder_where_a_file_should_be_does_not_keep_the_job_from_its_end() {
+    for file in ["journal.json", "journal.json.new", "journal.reserve", "lock"] {
+        for made_by in ["mkfifo", "mkdir"] {
+            let sandbox = sandbox::Sandbox::builder().start().await.unwrap();
+            let state = tempfile::tempdir().unwrap();
+            let made = std::process::Command::new(made_by).arg(state.path().join(file)).status();
+            assert!(made.unwrap().success());
+            let environment = [("LONGRUN_STATE_DIR", state.path().to_str().unwrap())];
+            let ended = machinery::start_in(sandbox, Given { environment: &environment, ..GIVEN });
+            assert_eq!(ended.ended().await.report()["reason"], "Completed", "{made_by} {file}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_journal_is_for_the_agents_eyes_alone() {
     use std::os::unix::fs::PermissionsExt;
     let (agent, _) = running("docker run IMAGE wait").await;
