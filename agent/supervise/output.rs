@@ -120,11 +120,19 @@ impl Follower {
             None => self.reopen(None).await?,
         };
         loop {
+            let began_late = self.patience.job_ends_within(Duration::ZERO).await;
             let output = self.read(reader).await?;
             let broke_at = SystemTime::now();
             let why = match output {
                 // The Engine's log must not be read at the ordinary end of a job: a long one costs it minutes.
-                Output::Closed if self.patience.job_ends_within(EARLY).await => return Ok(()),
+                Output::Closed if self.patience.job_ends_within(EARLY).await => match self.kept {
+                    // Who reads it while the job ends may be cut short, and is not told (seen on 20.10).
+                    Some(Kept::Whole(_) | Kept::Rest(_)) if !began_late => {
+                        reader = self.reopen(None).await?;
+                        continue;
+                    }
+                    _ => return Ok(()),
+                },
                 Output::Closed => "the log stream ended before the job did".to_owned(),
                 Output::Broken(why) => why,
             };
