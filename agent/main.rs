@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use longrun_agent::{
@@ -11,14 +12,24 @@ use longrun_agent::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-// One thread: the agent waits, and musl's malloc is slow when threads contend (FACTS).
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+/// How long a thread for the disk and for names lives on without work: for ever, as a VM's life goes.
+const THREAD: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     if !words.is_empty() {
         return answer(&words).into();
     }
+    // One thread: the agent waits, and musl's malloc is slow when threads contend (FACTS).
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().thread_keep_alive(THREAD).build();
+    runtime.expect("a VM that starts the agent has a file or two for it").block_on(run())
+}
+
+async fn run() -> ExitCode {
+    // The one that writes the journal is there before the job is, which may leave the VM no thread to be had.
+    drop(tokio::task::spawn_blocking(|| ()));
     let settings = match settings() {
         Ok(settings) => settings,
         Err(code) => return code.into(),

@@ -96,6 +96,16 @@ async fn anonymous_volumes_go_with_their_container_if_the_command_says_rm() {
 }
 
 #[tokio::test]
+async fn a_job_that_leaves_the_vm_no_thread_is_told() {
+    // All but the first one that the agent asks for; one without work lives on for ten seconds by itself.
+    let inject = "inject=clone,clone3:error=EAGAIN:when=2+";
+    let under = ["strace", "-D", "-f", "-q", "-o", "/dev/null", "-e", "trace=clone,clone3", "-e", inject];
+    let command = "docker run IMAGE pause 11000 exit 3";
+    let ended = run(Given { command, under: &under, ..GIVEN }).await;
+    assert_eq!(ended.report()["exitCode"], 3, "{}", ended.stderr);
+}
+
+#[tokio::test]
 async fn what_a_shell_would_have_expanded_is_warned_of_and_left_alone() {
     let ended = run(Given { command: "docker run IMAGE print $HOME", ..GIVEN }).await;
     assert_eq!(ended.report()["logs"]["tail"], "$HOME\n");
