@@ -8,7 +8,7 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     archive::Archives,
@@ -282,10 +282,15 @@ impl Agent<'_> {
 
     /// Removes the container, which nobody needs any more. Until the report was told it is what is left of the
     /// job, for an agent that is started again.
-    async fn clean_up(&self, container: &str) -> Result<(), EngineError> {
+    async fn clean_up(&mut self, container: &str) -> Result<(), EngineError> {
         let with_volumes = self.order.job.as_ref().is_ok_and(|job| job.command.remove_volumes);
-        let container = Engine::connect(&self.settings.docker_host, TIDY_UP).await?.container(container);
-        match patiently(TIDY_UP, EngineError::is_away, || container.remove(with_volumes)).await {
+        let removing = async {
+            let container = Engine::connect(&self.settings.docker_host, TIDY_UP).await?.container(container);
+            patiently(TIDY_UP, EngineError::is_away, || container.remove(with_volumes)).await
+        };
+        let removed = self.stop.hastens(TIDY_UP, timeout(TIDY_UP, removing)).await.ok().and_then(Result::ok);
+        let silent = EngineError::Silent { doing: "removing the container", after: TIDY_UP };
+        match removed.unwrap_or(Err(silent)) {
             Err(error) if error.status() == Some(reqwest::StatusCode::NOT_FOUND) => Ok(()),
             removed => removed,
         }

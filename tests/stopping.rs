@@ -166,6 +166,18 @@ async fn an_engine_that_hangs_at_the_start_or_at_a_take_over_does_not_hold_up_th
 }
 
 #[tokio::test]
+async fn an_engine_that_hangs_at_the_removal_does_not_hold_up_the_agents_end() {
+    let proxy = EngineProxy::start(&[("DELETE", Fault::Hang); 99]);
+    let host = proxy.docker_host();
+    let mut agent = start(Given { environment: &[("DOCKER_HOST", &*host)], ..GIVEN }).await;
+    proxy.requested("DELETE").await;
+    agent.signal("TERM");
+    agent.says("the container was not removed").await;
+    agent.says("the report was accepted").await;
+    agent.removed().await;
+}
+
+#[tokio::test]
 async fn a_job_that_is_stopped_by_a_notice_while_its_report_waits_is_told_as_it_ended() {
     let cloud = |cloud: sandbox::Builder| cloud.callback_answers([503]);
     let mut agent = start(Given { cloud, ..GIVEN }).await;
