@@ -167,6 +167,9 @@ struct Agent<'a> {
 impl Agent<'_> {
     /// Does what is to be done next, until that is nothing.
     async fn run(mut self) -> Result<(), Failure> {
+        if self.journal.run().is_told() {
+            tracing::info!("that was told before; nothing is run or told again");
+        }
         loop {
             self.board.attempt(self.journal.run().attempt());
             let event = match self.journal.run().next() {

@@ -51,12 +51,12 @@ pub const TABLE: &[Attribute] = &[
         "`auto`",
         "`access-token`, `identity-token`, `none`; `auto`: an access token for `*.googleapis.com`, an identity token for `*.run.app` and `*.cloudfunctions.net`, none elsewhere",
     ),
-    row("longrun-timeout", "none", "longest run of the job (`90m`, `36h`, `14d`); then it is stopped"),
+    row("longrun-timeout", "none", "longest run of one attempt (`90m`, `36h`, `14d`); then it is stopped"),
     row("longrun-stop-grace", "`--stop-timeout`, else `10s`", "time between the stop signal and SIGKILL"),
     row(
         "longrun-max-attempts",
         "`1`",
-        "how often the job is started, 100 times at most: again if it exits with one of `longrun-retry-exit-codes` (out of memory too), or if a restart of Docker ended it; never after `DeadlineExceeded`, `Stopped`, `Preempted`, `InvalidJob`, `ImagePullFailed` or `ContainerCannotRun`",
+        "how often the job is started, 100 times at most: again if it exits with one of `longrun-retry-exit-codes` (out of memory too), or if a restart of Docker ended it, after a pause that grows from a second to a minute; never after `DeadlineExceeded`, `Stopped`, `Preempted`, `InvalidJob`, `ImagePullFailed` or `ContainerCannotRun`",
     ),
     row(
         "longrun-retry-exit-codes",
