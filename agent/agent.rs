@@ -8,7 +8,10 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use crate::{
     archive::Archives,
@@ -40,6 +43,9 @@ const MOST_LOGGED: usize = 4 << 10;
 
 /// For the removal of the container: the report is out, and nobody waits for this.
 const TIDY_UP: Duration = Duration::from_secs(30);
+
+/// From one failed try of the delivery that is written down to the next one.
+const NOTE_AGAIN: Duration = Duration::from_secs(60);
 
 /// Between an attempt and the next one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -267,14 +273,22 @@ impl Agent<'_> {
         self.board.report(report);
         let (whole, spent) = (self.settings.budgets.delivery, at.until(&self.clock.now()));
         let within = Within { whole, spent, tried: self.tried };
-        let Self { order, credential, outside, tokens, stop, workflow, .. } = self;
+        let Self { order, credential, outside, tokens, stop, workflow, journal, .. } = self;
+        let mut noted = None;
+        let failed = async |what: &str| {
+            if noted.is_none_or(|at: Instant| at.elapsed() >= NOTE_AGAIN) {
+                noted = Some(Instant::now());
+                journal.note(Event::NotAccepted(what.to_owned())).await;
+            }
+        };
         let execution = workflow.execution.as_ref();
         let to = Recipient { callback: &order.callback, credential: *credential, execution };
-        let told = callback::deliver(to, report, outside, tokens, within, stop).await;
+        let told = callback::deliver(to, report, outside, tokens, within, stop, failed).await;
         match told {
             Ok(()) => Ok(Event::Told(Told::Accepted)),
             Err(Undelivered::Gone) => Ok(Event::Told(Told::Gone)),
             Err(undelivered) => {
+                self.journal.note(Event::NotAccepted(undelivered.to_string())).await;
                 tracing::warn!(
                     "the container is left where it is, and the report is left for the next agent"
                 );

@@ -128,7 +128,8 @@ impl Refused {
     }
 }
 
-/// Tells the callback. Even where there is no time left it is tried once.
+/// Tells the callback. Even where there is no time left it is tried once. `failed` hears of each try that was not
+/// accepted.
 pub(crate) async fn deliver(
     to: Recipient<'_>,
     report: &Report,
@@ -136,6 +137,7 @@ pub(crate) async fn deliver(
     tokens: &Tokens,
     within: Within,
     stop: &mut Stop,
+    mut failed: impl AsyncFnMut(&str),
 ) -> Result<(), Undelivered> {
     let body = report.body();
     let mut sender = Sender { to, report, outside, tokens, body, unsure: within.tried };
@@ -164,6 +166,7 @@ pub(crate) async fn deliver(
             answer => answer,
         };
         sender.unsure |= tried.unanswered;
+        failed(&tried.what).await;
         tracing::warn!(error = tried.what, "the report was not accepted yet");
         if stopping {
             return Err(Undelivered::Stopped { last: tried.what });

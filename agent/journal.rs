@@ -33,8 +33,9 @@ const NEW: &str = "journal.json.new";
 const ASIDE: &str = "journal.json.set-aside";
 const RESERVE: &str = "journal.reserve";
 const LOCK: &str = "lock";
-/// For a report with the default tail; a longer one still fits where the disk is not quite full.
-const RESERVE_BYTES: u64 = 256 << 10;
+/// For a report with the default tail and a result, and for the entry that follows it; a longer one still fits where
+/// the disk is not quite full.
+const RESERVE_BYTES: u64 = 384 << 10;
 /// The longest report in JSON, several times.
 const MOST_BYTES: u64 = 8 << 20;
 /// For an agent that was killed just now to be gone.

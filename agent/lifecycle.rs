@@ -35,6 +35,9 @@ pub(crate) struct Run {
     /// The attempts before that.
     ended: Vec<report::Attempt>,
     phase: Phase,
+    /// Why the callback did not accept the report, as of the last try that was written down.
+    #[serde(default)]
+    not_accepted: Option<String>,
 }
 
 /// How far a run has come.
@@ -86,6 +89,8 @@ pub(crate) enum Event {
     Again { attempt: report::Attempt, container: Option<String> },
     /// There will be no other attempt. The container, if it is known to have ended, can go once this is told.
     Over { report: Box<Report>, at: Moment, container: Option<String> },
+    /// The callback did not accept the report, for this reason.
+    NotAccepted(String),
     /// The telling ended.
     Told(Told),
     /// The container is gone.
@@ -136,7 +141,7 @@ pub(crate) enum Found {
 impl Run {
     /// A run that has not begun.
     pub(crate) fn new() -> Self {
-        Self { attempt: 1, ended: Vec::new(), phase: Phase::Preparing { left: None } }
+        Self { attempt: 1, ended: Vec::new(), phase: Phase::Preparing { left: None }, not_accepted: None }
     }
 
     /// The attempt that it is at, from one.
@@ -179,6 +184,11 @@ impl Run {
         }
     }
 
+    /// Why the callback did not accept the report yet.
+    pub(crate) fn not_accepted(&self) -> Option<&str> {
+        self.not_accepted.as_deref().filter(|_| matches!(self.phase, Phase::Ended { .. }))
+    }
+
     /// What is to be done now, by this agent or by one that is started after it.
     pub(crate) fn next(&self) -> Action {
         match self.phase.clone() {
@@ -219,8 +229,13 @@ impl Run {
             (Phase::Started { .. }, Event::Over { report, at, container }) => {
                 Phase::Ended { report, at, container }
             }
+            (phase @ Phase::Ended { .. }, Event::NotAccepted(why)) => {
+                self.not_accepted = Some(why);
+                phase
+            }
             (Phase::Ended { container, report, .. }, Event::Told(how)) => {
-                Phase::Told { how, container, report: Some(report) }
+                // What was told needs no log any more, and the disk may be full.
+                Phase::Told { how, container, report: Some(Box::new(report.without_tail())) }
             }
             (Phase::Told { how, report, .. }, Event::Removed) => Phase::Told { how, container: None, report },
             (phase, _) => phase,
@@ -321,8 +336,12 @@ mod tests {
         assert!(matches!(run.next(), Action::Rejoin { container, .. } if container == "d"));
         run.on(again_after(Reason::Error));
         assert_eq!((run.next(), run.attempt(), run.ended().len()), (Action::Start, 2, 1));
+        run.on(Event::NotAccepted("too early".to_owned()));
+        assert_eq!(run.not_accepted(), None);
         run.on(over());
+        run.on(Event::NotAccepted("503".to_owned()));
         assert!(matches!(run.next(), Action::Deliver { .. }));
+        assert_eq!(run.not_accepted(), Some("503"));
         run.on(Event::Told(Told::Gone));
         assert_eq!(run.next(), Action::CleanUp { container: "c".to_owned(), how: Told::Gone });
         run.on(Event::Removed);

@@ -207,9 +207,14 @@ impl Report {
 
     /// The body for a callback that refused the whole one: without the log tail.
     pub fn body_without_tail(&self) -> Vec<u8> {
+        self.without_tail().body()
+    }
+
+    /// The same report without its log tail.
+    pub(crate) fn without_tail(&self) -> Self {
         let mut report = self.clone();
         report.logs.drop_front(report.logs.tail.len());
-        report.body()
+        report
     }
 }
 

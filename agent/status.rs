@@ -67,6 +67,8 @@ struct Status<'a> {
     attempts: &'a [report::Attempt],
     /// What the callback is told, once the run is over.
     report: Option<&'a Report>,
+    /// Why the callback has not accepted it, as of a try within the last minute of tries.
+    last_error: Option<&'a str>,
 }
 
 /// Where a run is, in one word.
@@ -130,6 +132,7 @@ impl<'a> Status<'a> {
             container: run.container().map(str::to_owned),
             attempts: run.ended(),
             report: run.report(),
+            last_error: run.not_accepted(),
         }
     }
 
@@ -155,6 +158,9 @@ impl<'a> Status<'a> {
         if let Some(Report { outcome, reason, message, .. }) = self.report {
             line("outcome", &format_args!("{outcome:?}, {reason:?}"));
             line("message", message);
+        }
+        if let Some(error) = self.last_error {
+            line("last error", &error);
         }
         text
     }
@@ -226,7 +232,8 @@ mod tests {
                 "stopping": null,
                 "container": "c0ffee",
                 "attempts": [],
-                "report": null
+                "report": null,
+                "lastError": null
             })
         );
         let ended = report();
@@ -260,6 +267,7 @@ mod tests {
             container: Some("c0ffee".to_owned()),
             attempts: &[],
             report: None,
+            last_error: None,
         }
     }
 

@@ -76,6 +76,9 @@ async fn a_report_that_is_not_accepted_yet_is_shown_and_the_exit_code_says_so() 
     let (code, text, _) = status(agent.state_dir(), &["status"]);
     assert_eq!((code, phase(&text)), (75, "ended: the callback has not accepted the report yet"));
     assert!(text.contains("outcome    Failed, Error\nmessage    the job exited with code 3\n"), "{text}");
+    assert!(text.contains("last error the callback answered 503 Service Unavailable\n"), "{text}");
+    let error = as_json(agent.state_dir())["lastError"].clone();
+    assert_eq!(error, "the callback answered 503 Service Unavailable");
     let shown = as_json(agent.state_dir())["report"].clone();
     assert_eq!(agent.ended().await.report(), shown);
 }
