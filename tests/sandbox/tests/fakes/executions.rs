@@ -91,7 +91,7 @@ async fn reads_are_answered_as_written_down_and_a_view_that_there_is_not_is_refu
         Ask::google("GET", &format!("{execution}{query}")).bearer(&token).answer(&sandbox).await
     };
     let page = ask("").await;
-    assert_eq!((page.status(), page.header("content-type")), (200, "text/html"));
+    assert_eq!((page.status(), page.header("content-type")), (200, "text/html; charset=utf-8"));
     assert_eq!(
         [ask("").await.status(), ask("").await.status(), ask("?view=ALL").await.status()],
         [503, 200, 400]
