@@ -496,6 +496,18 @@ mod tests {
     }
 
     #[test]
+    fn the_readmes_example_has_every_attribute_and_can_be_used() {
+        let readme = include_str!("../../README.md");
+        let (_, example) = readme.split_once("Each with an example:\n\n```json\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let attributes: Attributes = serde_json::from_str(example).unwrap();
+        for row in TABLE.iter().filter(|row| row.built) {
+            assert!(attributes.keys().any(|name| row.is(name)), "{}", row.name);
+        }
+        assert_eq!(Order::read(&attributes, no_file).unwrap().job.err(), None);
+    }
+
+    #[test]
     fn defaults_hold_where_nothing_is_said() {
         let order = order(&[]).unwrap();
         assert_eq!(
