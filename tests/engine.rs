@@ -44,6 +44,7 @@ async fn what_is_no_engine_is_told_as_lost() {
 const ERROR_500: &str = "HTTP/1.1 500 Oops\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 const HTML: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 6\r\n\r\n<html>";
 const CONFLICT: &str = "HTTP/1.1 409 Conflict\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const GONE: &str = "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 const WAIT_ERROR: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 52\r\n\r\n\
                           {\"StatusCode\":-1,\"Error\":{\"Message\":\"who knows it?\"}}";
 
@@ -192,6 +193,14 @@ async fn the_engines_own_log_is_not_read_at_the_ordinary_end_of_a_job() {
     let engine = EngineProxy::start(&[]);
     let report = told_through(&engine, "docker run IMAGE print hello pause 1500 print bye").await;
     assert_eq!((&report["logs"]["lines"], engine.count("/logs")), (&2.into(), 0), "{report:#}");
+}
+
+#[tokio::test]
+async fn a_container_that_is_removed_as_it_ends_is_told_with_the_code_that_the_wait_gave() {
+    let engine = EngineProxy::start(&[("/containers/ /json", Fault::Say(GONE)); 9]);
+    let report = told_through(&engine, "docker run IMAGE print hello exit 3").await;
+    assert_eq!((&report["reason"], &report["exitCode"]), (&"Error".into(), &3.into()), "{report:#}");
+    assert_eq!(report["message"], "the job exited with code 3");
 }
 
 #[tokio::test]

@@ -65,7 +65,12 @@ async fn look(container: &Container, exited: Exited, patience: Duration) -> Look
     // The Engine's client makes a new connection for each call, so that an Engine that is going is seen to.
     let engine_goes = match container.state().await {
         Ok(state) if !exited.unwatched => return Look { state: Some(state), ..Look::default() },
-        answer => answer.is_err_and(|error| error.is_away()),
+        // An Engine that answers is there: somebody removed the container, say.
+        Err(error) if !exited.unwatched && !error.is_away() => {
+            tracing::warn!(error = http::chain(&error), "the times are the agent's");
+            return Look::default();
+        }
+        answer => answer.is_err(),
     };
     tracing::warn!(engine_goes, "Docker was away around the job's end");
     look_closer(container, exited, engine_goes, patience).await.unwrap_or_else(|error| {
