@@ -88,7 +88,6 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
     let mut order = Order::read(&vm.attributes, |path| std::fs::read(path))?;
     let credential = credential_of(&mut order);
     let owner = Owner { instance_id: instance_id(&vm).to_owned(), run_id: run_id(&vm, &order) };
-    let outside = Outside::new(settings.google_endpoint.clone());
     let run_id = owner.run_id.clone();
     tracing::info!(run_id, host = order.callback.url.host_str(), "the job is known");
     warn_of_unexpanded(&order);
@@ -103,33 +102,20 @@ pub async fn run(settings: &Settings, mut stop: Stop, watcher: &Watcher) -> Resu
     }
     let board = Board::new(metadata.clone().filter(|_| vm.guest_attributes));
     let watcher = &board.watching(watcher);
-    let tokens = Arc::new(metadata.map_or_else(Tokens::of_desk, Tokens::of_vm));
-    let api = Api::new(outside.clone(), Arc::clone(&tokens));
-    let workflow = Arc::new(workflow_of(&vm, &order, credential, &api, &tokens, &journal));
+    let tokens = metadata.map_or_else(Tokens::of_desk, Tokens::of_vm);
+    let api = Api::new(Outside::new(settings.google_endpoint.clone()), Arc::new(tokens));
+    let workflow = Arc::new(workflow_of(&vm, &order, credential, &api, &journal));
     watching.spawn(workflow.clone().mind(settings.budgets.orphan_check, stop.handle()));
     let tried = matches!(journal.run().next(), Action::Deliver { .. });
-    let sinks = SinksOf {
-        outside: outside.clone(),
-        tokens: Arc::clone(&tokens),
-        run_id: run_id.clone(),
-        instance: vm.instance.clone(),
-        state_dir: settings.state_dir.clone(),
-    };
-    let archives = Archives {
-        storage: Storage::new(outside.clone(), Arc::clone(&tokens)),
-        run_id: run_id.clone(),
-        instance: vm.instance.clone(),
-        patience: settings.budgets.upload,
-    };
+    let (sinks, archives) =
+        (sinks_of(settings, &vm, &run_id, &api), archives_of(settings, &vm, &run_id, &api));
     let agent = Agent {
         settings,
         vm,
         order,
         credential,
         run_id,
-        tokens,
         api,
-        outside,
         sinks,
         archives,
         clock,
@@ -155,9 +141,7 @@ struct Agent<'a> {
     order: Order,
     credential: Credential,
     run_id: String,
-    tokens: Arc<Tokens>,
     api: Api,
-    outside: Outside,
     sinks: SinksOf,
     archives: Archives,
     clock: Clock,
@@ -209,13 +193,12 @@ impl Agent<'_> {
             (Err(problems), _) => (invalid(problems, started), Seen::default()),
             (Ok(job), Err(verdict)) => (verdict, Seen::of(job)),
             (Ok(job), Ok(())) => {
-                let Self { settings, vm, api, tokens, run_id, clock, journal, stop, watcher, .. } = self;
+                let Self { settings, vm, api, run_id, clock, journal, stop, watcher, .. } = self;
                 let (sinks, archives) = (&self.sinks, &self.archives);
                 let project = vm.instance.as_ref().map(|instance| &*instance.project);
                 let (gate, seen) = (&self.workflow.gate, Seen::of(job));
                 let mut attempt = Attempt {
                     settings,
-                    tokens,
                     api,
                     project,
                     run_id,
@@ -273,7 +256,7 @@ impl Agent<'_> {
         self.board.report(report);
         let (whole, spent) = (self.settings.budgets.delivery, at.until(&self.clock.now()));
         let within = Within { whole, spent, tried: self.tried };
-        let Self { order, credential, outside, tokens, stop, workflow, journal, .. } = self;
+        let Self { order, credential, api, stop, workflow, journal, .. } = self;
         let mut noted = None;
         let failed = async |what: &str| {
             if noted.is_none_or(|at: Instant| at.elapsed() >= NOTE_AGAIN) {
@@ -283,7 +266,7 @@ impl Agent<'_> {
         };
         let execution = workflow.execution.as_ref();
         let to = Recipient { callback: &order.callback, credential: *credential, execution };
-        let told = callback::deliver(to, report, outside, tokens, within, stop, failed).await;
+        let told = callback::deliver(to, report, api, within, stop, failed).await;
         match told {
             Ok(()) => Ok(Event::Told(Told::Accepted)),
             Err(Undelivered::Gone) => Ok(Event::Told(Told::Gone)),
@@ -398,26 +381,39 @@ async fn find_order(settings: &Settings) -> Result<(Vm, Option<Metadata>), Failu
 
 /// The workflow that waits. Where no access token goes to the callback there is nothing to look at; where the job was
 /// started before, it is too late for a preflight.
-fn workflow_of(
-    vm: &Vm,
-    order: &Order,
-    credential: Credential,
-    api: &Api,
-    tokens: &Arc<Tokens>,
-    journal: &Journal,
-) -> Workflow {
+fn workflow_of(vm: &Vm, order: &Order, credential: Credential, api: &Api, journal: &Journal) -> Workflow {
     let has_token = credential == Credential::AccessToken;
     let begins = journal.run().next() == Action::Start;
     let execution = Execution::behind(&order.callback.url, api.clone()).filter(|_| has_token);
     let preflight = if has_token && begins { order.preflight } else { Preflight::Off };
     Workflow {
         vm: vm.clone(),
-        tokens: tokens.clone(),
         api: api.clone(),
         execution,
         preflight,
         gate: workflow::gate(preflight),
         when_orphaned: order.when_orphaned,
+    }
+}
+
+/// Where lines go.
+fn sinks_of(settings: &Settings, vm: &Vm, run_id: &str, api: &Api) -> SinksOf {
+    SinksOf {
+        outside: api.outside.clone(),
+        tokens: Arc::clone(&api.tokens),
+        run_id: run_id.to_owned(),
+        instance: vm.instance.clone(),
+        state_dir: settings.state_dir.clone(),
+    }
+}
+
+/// Where whole logs go.
+fn archives_of(settings: &Settings, vm: &Vm, run_id: &str, api: &Api) -> Archives {
+    Archives {
+        storage: Storage::new(api.outside.clone(), Arc::clone(&api.tokens)),
+        run_id: run_id.to_owned(),
+        instance: vm.instance.clone(),
+        patience: settings.budgets.upload,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     },
     fetch::fetch_image,
     google::{
-        Api, Tokens,
+        Api,
         secrets::{self, Secret},
     },
     http,
@@ -52,7 +52,6 @@ const START_SHOWS: Duration = Duration::from_secs(2);
 /// Takes a job from its command to its end.
 pub(crate) struct Attempt<'a> {
     pub(crate) settings: &'a Settings,
-    pub(crate) tokens: &'a Tokens,
     pub(crate) api: &'a Api,
     /// The VM's project; `None` at a desk.
     pub(crate) project: Option<&'a str>,
@@ -207,7 +206,7 @@ impl Attempt<'_> {
     }
 
     async fn fetch_image(&mut self, engine: &Engine, command: &ContainerCommand) -> Result<(), Verdict> {
-        let (settings, tokens, watcher) = (self.settings, self.tokens, self.watcher);
+        let (settings, tokens, watcher) = (self.settings, &self.api.tokens, self.watcher);
         let fetching = fetch_image(engine, command, settings, tokens, watcher);
         let digest = self.unless_stopped(fetching, Verdict::stopped_early).await?;
         self.saw_digest(digest);

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::{
     backoff, fail_point,
     google::{
-        Outside, SCOPES, Tokens,
+        Api, SCOPES,
         credential::{self, Credential},
         executions::{Execution, State},
     },
@@ -133,30 +133,19 @@ impl Refused {
 pub(crate) async fn deliver(
     to: Recipient<'_>,
     report: &Report,
-    outside: &Outside,
-    tokens: &Tokens,
+    api: &Api,
     within: Within,
     stop: &mut Stop,
     mut failed: impl AsyncFnMut(&str),
 ) -> Result<(), Undelivered> {
     let body = report.body();
-    let mut sender = Sender { to, report, outside, tokens, body, unsure: within.tried };
+    let mut sender = Sender { to, report, api, body, unsure: within.tried };
     let deadline = Instant::now() + within.whole.saturating_sub(within.spent);
     let mut delays = backoff::delays(FIRST_DELAY, LONGEST_DELAY);
     let mut slow_delays = backoff::delays(SLOW_DELAY, LONGEST_DELAY);
     let (mut refused, mut stopping) = (Refused::default(), false);
     loop {
-        let tried = {
-            let mut trying = pin!(sender.send(deadline));
-            tokio::select! {
-                tried = &mut trying => tried,
-                // The try that is under way is the last one, and it has not long.
-                () = async { if !stopping { stop.asked_by_hand().await } } => {
-                    stopping = true;
-                    timeout(LAST_TRY, trying).await.unwrap_or_else(|_| Tried::retry("no answer".to_owned()))
-                }
-            }
-        };
+        let tried = sender.try_once(deadline, stop, &mut stopping).await;
         let answer = match refused.weigh(tried.answer) {
             Answer::Accepted => return Ok(()),
             Answer::Gone => {
@@ -171,17 +160,17 @@ pub(crate) async fn deliver(
         if stopping {
             return Err(Undelivered::Stopped { last: tried.what });
         }
+        match answer {
+            Answer::Renew => api.tokens.drop_refused().await,
+            Answer::Shrink => sender.body = report.body_without_tail(),
+            _ => {}
+        }
         let delay = match answer {
-            Answer::Renew => {
-                tokens.drop_refused().await;
+            Answer::Shrink => Duration::ZERO,
+            Answer::RetrySlowly | Answer::Doubt => slow_delays.next().unwrap_or(LONGEST_DELAY),
+            Answer::Accepted | Answer::Gone | Answer::Retry | Answer::Renew => {
                 delays.next().unwrap_or(LONGEST_DELAY)
             }
-            Answer::Shrink => {
-                sender.body = report.body_without_tail();
-                Duration::ZERO
-            }
-            Answer::RetrySlowly | Answer::Doubt => slow_delays.next().unwrap_or(LONGEST_DELAY),
-            Answer::Accepted | Answer::Gone | Answer::Retry => delays.next().unwrap_or(LONGEST_DELAY),
         };
         let next = Instant::now() + tried.retry_after.unwrap_or(delay).max(delay);
         if Instant::now() >= deadline {
@@ -198,8 +187,7 @@ pub(crate) async fn deliver(
 struct Sender<'a> {
     to: Recipient<'a>,
     report: &'a Report,
-    outside: &'a Outside,
-    tokens: &'a Tokens,
+    api: &'a Api,
     body: Vec<u8>,
     /// Whether a try may have been accepted without anybody knowing.
     unsure: bool,
@@ -236,6 +224,17 @@ impl Tried {
 }
 
 impl Sender<'_> {
+    /// One try. The one that is under way when the agent is told to stop is the last one, and it has not long.
+    async fn try_once(&self, deadline: Instant, stop: &mut Stop, stopping: &mut bool) -> Tried {
+        let mut trying = pin!(self.send(deadline));
+        let told_before = *stopping;
+        tokio::select! {
+            tried = &mut trying => return tried,
+            () = async { if !told_before { stop.asked_by_hand().await } } => *stopping = true,
+        }
+        timeout(LAST_TRY, trying).await.unwrap_or_else(|_| Tried::retry("no answer".to_owned()))
+    }
+
     async fn send(&self, deadline: Instant) -> Tried {
         if self.unsure && self.is_in_the_slot().await {
             tracing::info!("the callback holds the report already");
@@ -286,6 +285,7 @@ impl Sender<'_> {
         let (callback, report) = (self.to.callback, self.report);
         let word = |value: &dyn std::fmt::Debug| format!("{value:?}");
         let request = self
+            .api
             .outside
             .request(callback.method.clone(), &callback.url)
             .header("Idempotency-Key", &report.run_id)
@@ -306,10 +306,10 @@ impl Sender<'_> {
         match self.to.credential {
             Credential::None => Ok(None),
             Credential::AccessToken => {
-                self.tokens.token(SCOPES).await.map(|token| Some(token.as_str().to_owned()))
+                self.api.tokens.token(SCOPES).await.map(|token| Some(token.as_str().to_owned()))
             }
             Credential::IdentityToken => {
-                self.tokens.identity(&credential::audience(&self.to.callback.url)).await.map(Some)
+                self.api.tokens.identity(&credential::audience(&self.to.callback.url)).await.map(Some)
             }
         }
     }

@@ -17,7 +17,7 @@ use tokio::sync::SetOnce;
 use crate::{
     callback::Undelivered,
     google::{
-        Account, Api, ApiError, Tokens, Vm, compute,
+        Account, Api, ApiError, Vm, compute,
         executions::{Execution, State},
     },
     http,
@@ -40,7 +40,6 @@ pub(crate) fn gate(preflight: Preflight) -> Gate {
 /// Whom the agent works for, and what it was told to do when he is gone.
 pub(crate) struct Workflow {
     pub(crate) vm: Vm,
-    pub(crate) tokens: Arc<Tokens>,
     pub(crate) api: Api,
     /// `None` for a callback that is not a workflow's.
     pub(crate) execution: Option<Execution>,
@@ -81,7 +80,7 @@ impl Workflow {
         if self.preflight == Preflight::Off {
             return Finding::Ready;
         }
-        let found = preflight::look(&self.vm, &self.tokens, self.execution.as_ref()).await;
+        let found = preflight::look(&self.vm, &self.api.tokens, self.execution.as_ref()).await;
         match &found {
             Finding::Missing(missing) => {
                 tracing::error!("the report may not reach the workflow: {missing}");

@@ -27,8 +27,10 @@ const MOST_TEXT_BYTES: usize = 1 << 10;
 /// Calls Google's APIs as the VM's service account.
 #[derive(Clone)]
 pub struct Api {
-    outside: Outside,
-    tokens: Arc<Tokens>,
+    /// Sends the requests.
+    pub(crate) outside: Outside,
+    /// Whose credential goes along.
+    pub(crate) tokens: Arc<Tokens>,
 }
 
 /// Why a call brought nothing.
