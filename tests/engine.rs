@@ -45,6 +45,8 @@ const ERROR_500: &str = "HTTP/1.1 500 Oops\r\nConnection: close\r\nContent-Lengt
 const HTML: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 6\r\n\r\n<html>";
 const CONFLICT: &str = "HTTP/1.1 409 Conflict\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 const GONE: &str = "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+const NO_OOM_YET: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 91\r\n\r\n\
+                          {\"State\":{\"Running\":false,\"ExitCode\":137,\"OOMKilled\":false,\"StartedAt\":\"\",\"FinishedAt\":\"\"}}";
 const WAIT_ERROR: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 52\r\n\r\n\
                           {\"StatusCode\":-1,\"Error\":{\"Message\":\"who knows it?\"}}";
 
@@ -201,6 +203,13 @@ async fn a_container_that_is_removed_as_it_ends_is_told_with_the_code_that_the_w
     let report = told_through(&engine, "docker run IMAGE print hello exit 3").await;
     assert_eq!((&report["reason"], &report["exitCode"]), (&"Error".into(), &3.into()), "{report:#}");
     assert_eq!(report["message"], "the job exited with code 3");
+}
+
+#[tokio::test]
+async fn a_lack_of_memory_that_the_engine_hears_of_after_the_end_is_told() {
+    let engine = EngineProxy::start(&[("/containers/ /json", Fault::Say(NO_OOM_YET))]);
+    let report = told_through(&engine, "docker run -m 32m IMAGE hog").await;
+    assert_eq!((&report["reason"], &report["exitCode"]), (&"OOMKilled".into(), &137.into()), "{report:#}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Cause, End, Exited, Stop, Verdict, state_in, verdict::Ended};
 use crate::{
@@ -27,6 +27,12 @@ const DRAIN_WHEN_LOST: Duration = Duration::from_secs(1);
 pub(crate) const RESULT: Duration = Duration::from_secs(30);
 /// The same on preemption, after what the log takes.
 const RESULT_AT_PREEMPTION: Duration = Duration::from_secs(1);
+
+/// For the Engine to hear that memory ran out. The log takes about as long to end.
+const OOM_SHOWS: Duration = Duration::from_millis(500);
+const OOM_LOOK: Duration = Duration::from_millis(50);
+/// 128 and the signal's number.
+const SIGKILLED: i64 = 137;
 
 /// A container's end, with all that is known of it.
 #[derive(Debug)]
@@ -64,7 +70,10 @@ pub(crate) async fn settle(container: &Container, end: End, patience: Duration, 
 async fn look(container: &Container, exited: Exited, patience: Duration) -> Look {
     // The Engine's client makes a new connection for each call, so that an Engine that is going is seen to.
     let engine_goes = match container.state().await {
-        Ok(state) if !exited.unwatched => return Look { state: Some(state), ..Look::default() },
+        Ok(state) if !exited.unwatched => {
+            let state = until_oom_shows(container, exited.code, state).await;
+            return Look { state: Some(state), ..Look::default() };
+        }
         // An Engine that answers is there: somebody removed the container, say.
         Err(error) if !exited.unwatched && !error.is_away() => {
             tracing::warn!(error = http::chain(&error), "the times are the agent's");
@@ -77,6 +86,20 @@ async fn look(container: &Container, exited: Exited, patience: Duration) -> Look
         tracing::warn!(error = http::chain(&error), "how the job ended is not known for sure");
         Look { state: None, by_engine: true, unseen: true }
     })
+}
+
+/// The state of a container that SIGKILL ended, once the Engine had the time to hear that memory ran out: that comes
+/// to it by another way than the end, and may come later (seen on 20.10).
+async fn until_oom_shows(container: &Container, code: i64, mut state: ContainerState) -> ContainerState {
+    let deadline = Instant::now() + OOM_SHOWS;
+    while code == SIGKILLED && !state.oom_killed && Instant::now() < deadline {
+        sleep(OOM_LOOK).await;
+        match container.state().await {
+            Ok(later) => state = later,
+            Err(_) => break,
+        }
+    }
+    state
 }
 
 async fn look_closer(
