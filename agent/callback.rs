@@ -260,10 +260,9 @@ impl Sender<'_> {
         };
         fail_point::pass(format_args!("callback: answered"));
         let status = response.status();
-        let header = response.headers().get("Retry-After").and_then(|value| value.to_str().ok());
         let tried = Tried {
             answer: classify(status, credential::is_google_api(&self.to.callback.url)),
-            retry_after: header.and_then(retry_after),
+            retry_after: http::retry_after(response.headers(), LONGEST_RETRY_AFTER),
             unanswered: false,
             what: format!("the callback answered {status}"),
         };
@@ -330,13 +329,6 @@ fn classify(status: StatusCode, google: bool) -> Answer {
     }
 }
 
-/// `Retry-After` in seconds. The other form, a date, is treated as if it were not there: the VM's clock may
-/// be wrong.
-fn retry_after(value: &str) -> Option<Duration> {
-    let seconds = value.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,14 +381,5 @@ mod tests {
         let mut refused = Refused::default();
         assert_eq!([Shrink, Shrink].map(|answer| refused.weigh(answer)), [Shrink, RetrySlowly]);
         assert_eq!(refused.weigh(Retry), Retry);
-    }
-
-    #[test]
-    fn retry_after_is_read_in_seconds_and_bounded() {
-        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
-        assert_eq!(retry_after(" 0 "), Some(Duration::ZERO));
-        assert_eq!(retry_after("99999999"), Some(LONGEST_RETRY_AFTER));
-        assert_eq!(retry_after("Wed, 21 Oct 2026 07:28:00 GMT"), None);
-        assert_eq!(retry_after("-1"), None);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{error::Error, sync::Arc, time::Duration};
 
-use reqwest::{Client, ClientBuilder, redirect};
+use reqwest::{Client, ClientBuilder, header::HeaderMap, redirect};
 
 /// To open a connection. Every peer is on this machine, in its network, or one of Google's front ends.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -52,6 +52,13 @@ fn tls() -> rustls::ClientConfig {
         .with_no_client_auth()
 }
 
+/// How long to wait before the next try, as the server asks, but `longest` at most: its clock may be wrong. Google's
+/// services give seconds; RFC 9110's other form, a date, is not read.
+pub(crate) fn retry_after(headers: &HeaderMap, longest: Duration) -> Option<Duration> {
+    let seconds = headers.get("Retry-After")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(longest))
+}
+
 /// An error with its causes, in one line. reqwest's own text is the outermost and says the least.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -65,4 +72,25 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_seconds_and_bounded() {
+        let longest = Duration::from_secs(300);
+        for (value, expected) in [
+            ("7", Some(Duration::from_secs(7))),
+            (" 0 ", Some(Duration::ZERO)),
+            ("99999999", Some(longest)),
+            ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+            ("-1", None),
+        ] {
+            let headers = HeaderMap::from_iter([(reqwest::header::RETRY_AFTER, value.parse().unwrap())]);
+            assert_eq!(retry_after(&headers, longest), expected, "{value}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), longest), None);
+    }
 }

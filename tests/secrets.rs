@@ -242,6 +242,15 @@ async fn an_outage_that_does_not_end_is_an_error_in_the_end() {
 }
 
 #[tokio::test]
+async fn a_service_that_asks_to_be_left_alone_is_not_asked_again_before_that() {
+    let busy = Answer::status(429).header("Retry-After", "60");
+    let sandbox = Sandbox::builder().secret("key", KEY).secret_answers([busy]).start().await.unwrap();
+    let problems = read(&sandbox, Duration::from_secs(50)).await.unwrap_err();
+    assert!(problems[0].contains("answered 429"), "{problems:?}");
+    assert_eq!(asked(&sandbox), 1, "a minute does not fit into fifty seconds");
+}
+
+#[tokio::test]
 async fn a_vm_without_service_account_has_no_secrets_and_does_not_wait_for_any() {
     let sandbox = Sandbox::builder().without_service_account().start().await.unwrap();
     let problems = read(&sandbox, Duration::from_secs(3600)).await.unwrap_err();

@@ -5,7 +5,7 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use gcp_auth::TokenProvider;
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::{Method, Response, StatusCode, Url, header::HeaderMap};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use thiserror::Error;
@@ -19,6 +19,8 @@ const TRY: Duration = Duration::from_secs(30);
 /// Between two tries.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(20);
+/// A Retry-After is honoured up to here; a server's clock may be wrong.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// The longest answer that is read: a secret is 64 KiB, and what else is asked for is shorter.
 const MOST_BYTES: usize = 1 << 20;
 /// Of an error's text. Google's are sentences.
@@ -71,6 +73,8 @@ pub enum ApiError {
         code: String,
         /// Its words.
         message: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// Something else than the service's answer, a proxy's page for example.
     #[error("the answer of {host} cannot be read: {why}")]
@@ -87,6 +91,14 @@ impl ApiError {
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// How long the service wants to be left alone.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
@@ -146,7 +158,8 @@ impl Api {
                 },
                 Err(error) => error,
             };
-            let next = Instant::now() + delays.next().unwrap_or(LONGEST_DELAY);
+            let delay = delays.next().unwrap_or(LONGEST_DELAY);
+            let next = Instant::now() + delay.max(error.retry_after().unwrap_or_default());
             if !error.is_transient() || next >= deadline {
                 return Err(error);
             }
@@ -183,11 +196,11 @@ impl Api {
             None => request,
         };
         let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let answer = read_body(response).await.map_err(unreachable)?;
         match status.is_success() {
             true => Ok(answer),
-            false => Err(refusal(host(url), status, &answer, token.as_str())),
+            false => Err(refusal(host(url), status, &headers, &answer, token.as_str())),
         }
     }
 }
@@ -209,7 +222,7 @@ async fn read_body(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
 }
 
 /// A service's no. What echoes the request's headers is not passed on with the token in it.
-fn refusal(host: String, status: StatusCode, body: &[u8], token: &str) -> ApiError {
+fn refusal(host: String, status: StatusCode, headers: &HeaderMap, body: &[u8], token: &str) -> ApiError {
     #[derive(Deserialize)]
     struct Answer {
         error: Words,
@@ -231,7 +244,13 @@ fn refusal(host: String, status: StatusCode, body: &[u8], token: &str) -> ApiErr
         }
     };
     let shown = |text: String| report::cut(&text.replace(token, "[token]"), MOST_TEXT_BYTES);
-    ApiError::Refused { host, status, code: shown(error.status), message: shown(error.message) }
+    ApiError::Refused {
+        host,
+        status,
+        code: shown(error.status),
+        message: shown(error.message),
+        retry_after: http::retry_after(headers, LONGEST_RETRY_AFTER),
+    }
 }
 
 /// Reads JSON. Where it is something else, says where in it, and does not quote it: it may hold a secret.
@@ -260,7 +279,7 @@ mod tests {
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             let body = format!(r#"{{ "error": {{ "code": {} }} }}"#, status.as_u16());
-            let error = refusal(String::new(), status, body.as_bytes(), "t");
+            let error = refusal(String::new(), status, &HeaderMap::new(), body.as_bytes(), "t");
             assert_eq!((error.status(), error.is_transient()), (Some(status), may_pass), "{status}");
         }
     }
@@ -269,11 +288,18 @@ mod tests {
     fn a_refusal_has_the_services_words_and_never_the_token() {
         let body =
             br#"{ "error": { "code": 403, "message": "No, ya29.x!", "status": "PERMISSION_DENIED" } }"#;
-        let error = refusal("x.googleapis.com".to_owned(), StatusCode::FORBIDDEN, body, "ya29.x");
+        let error =
+            refusal("x.googleapis.com".to_owned(), StatusCode::FORBIDDEN, &HeaderMap::new(), body, "ya29.x");
         assert_eq!(error.to_string(), "x.googleapis.com answered 403: No, [token]!");
         assert!(matches!(error, ApiError::Refused { code, .. } if code == "PERMISSION_DENIED"));
 
-        let page = refusal("x.googleapis.com".to_owned(), StatusCode::BAD_GATEWAY, b"<html>ya29.x", "ya29.x");
+        let page = refusal(
+            "x.googleapis.com".to_owned(),
+            StatusCode::BAD_GATEWAY,
+            &HeaderMap::new(),
+            b"<html>ya29.x",
+            "ya29.x",
+        );
         assert!(page.is_transient() && page.status().is_none(), "a proxy's page is nobody's answer: {page}");
     }
 

@@ -206,6 +206,7 @@ mod tests {
                 status: status(code),
                 code: String::new(),
                 message: String::new(),
+                retry_after: None,
             }))
         };
         let foreign = ApiError::Undecodable { host: "h".to_owned(), why: "a proxy's page".to_owned() };

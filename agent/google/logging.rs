@@ -102,7 +102,7 @@ impl LogWriter {
             // The next try has a fresh one.
             self.tokens.drop_refused().await;
         }
-        judge(response.status(), retry_after(&response), &body)
+        judge(response.status(), http::retry_after(response.headers(), LONGEST_RETRY_AFTER), &body)
     }
 }
 
@@ -150,11 +150,6 @@ async fn read(response: &mut Response) -> Result<Vec<u8>, reqwest::Error> {
         }
     }
     Ok(body)
-}
-
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get("Retry-After")?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
 /// What an answer means. Of its text only Google's own keywords are repeated: another's server may echo the token.

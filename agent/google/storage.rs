@@ -271,7 +271,9 @@ fn trouble(status: StatusCode, headers: &HeaderMap) -> Trouble {
              VM the scope cloud-platform"
         )),
         // With a fresh token; a redirect is not followed.
-        401 | 408 | 425 | 429 | 300..=399 | 500..=599 => Trouble::Passing(answered, retry_after(headers)),
+        401 | 408 | 425 | 429 | 300..=399 | 500..=599 => {
+            Trouble::Passing(answered, http::retry_after(headers, LONGEST_RETRY_AFTER))
+        }
         _ => Trouble::Refused(answered),
     }
 }
@@ -279,11 +281,6 @@ fn trouble(status: StatusCode, headers: &HeaderMap) -> Trouble {
 fn foreign(status: StatusCode) -> Trouble {
     let why = format!("what answered {} is not Cloud Storage; is there a proxy?", status.as_u16());
     Trouble::Passing(why, None)
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get("Retry-After")?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
 /// A VM without a service account will not get one while the job runs.
