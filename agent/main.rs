@@ -15,6 +15,22 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How long a thread for the disk and for names lives on without work: for ever, as a VM's life goes.
 const THREAD: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// What `--help` says. The settings are few enough to be named; the README has what they mean.
+const HELP: &str = "\
+Runs the job that the VM's attributes order, and tells the workflow that waits how it ended.
+
+usage: longrun-agent                   run the job
+       longrun-agent status [--json]   how far the job on this VM is
+       longrun-agent --version
+
+What to run is in the VM's attributes: docker-command, callback-url, longrun-*.
+Where things are is in the environment, and needs no setting on a VM:
+    GCE_METADATA_HOST  DOCKER_HOST  LONGRUN_JOB_FILE  LONGRUN_STATE_DIR
+    LONGRUN_GOOGLE_ENDPOINT  LONGRUN_LOG  LONGRUN_METADATA_WAIT  LONGRUN_ENGINE_WAIT
+    LONGRUN_PULL_STALL  LONGRUN_UPLOAD_WAIT  LONGRUN_DELIVERY_DEADLINE  LONGRUN_ORPHAN_CHECK
+It exits with 0 when the report was accepted, whatever the job's own code.
+";
+
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
@@ -70,12 +86,16 @@ fn answer(words: &[&str]) -> exit::Code {
             println!("longrun-agent {}", env!("CARGO_PKG_VERSION"));
             exit::Code::Ok
         }
+        ["--help" | "-h" | "help"] => {
+            _ = io::stdout().write_all(HELP.as_bytes());
+            exit::Code::Ok
+        }
         ["status"] => tell_status(false),
         ["status", "--json"] => tell_status(true),
         _ => {
             eprintln!(
-                "longrun-agent: `{}` cannot be used: the agent takes no arguments but --version, status and \
-                 status --json.\n\
+                "longrun-agent: `{}` cannot be used: the agent takes no arguments but --help, --version, \
+                 status and status --json.\n\
                  What to run is in the VM's attributes, where things are in the environment; the README has both.\n\
                  At a desk, `cargo run -p sandbox -- docker run …` stands in for the VM.",
                 words.join(" ")

@@ -76,12 +76,27 @@ async fn a_setting_that_cannot_be_used_ends_the_agent_with_64() {
 #[test]
 fn an_agent_that_is_given_arguments_says_where_its_orders_come_from() {
     for (word, code, text) in
-        [("--version", 0, "longrun-agent 0."), ("--help", 64, "the agent takes no arguments")]
+        [("--version", 0, "longrun-agent 0."), ("--halp", 64, "the agent takes no arguments but --help")]
     {
         let output =
             std::process::Command::new(env!("CARGO_BIN_EXE_longrun-agent")).arg(word).output().unwrap();
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(output.status.code() == Some(code) && said.contains(text), "{word}: {said}");
+    }
+}
+
+#[test]
+fn help_names_every_setting_of_the_readme() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_longrun-agent")).arg("--help").output();
+    let output = output.unwrap();
+    let (help, readme) = (String::from_utf8(output.stdout).unwrap(), include_str!("../README.md"));
+    let section = readme.split("settings and exit codes\n").nth(1).unwrap();
+    let rows =
+        section.lines().skip_while(|line| !line.starts_with("| `")).take_while(|line| !line.is_empty());
+    let settings: Vec<_> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+    assert!(output.status.success() && settings.len() > 10, "{settings:?}");
+    for setting in settings {
+        assert!(help.split_whitespace().any(|word| word == setting), "{setting} is not in:\n{help}");
     }
 }
 
