@@ -1,6 +1,7 @@
 //! How a sandbox shall be.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,13 +14,14 @@ use crate::compute::Compute;
 use crate::executions::{Executions, Workflow};
 use crate::iam::Permissions;
 use crate::logging::Logging;
+use crate::machines::{Fate, Machines};
 use crate::metadata::Metadata;
 use crate::script::Script;
 use crate::secret_manager::{Secret, SecretManager, Version};
 use crate::server::{Cloud, Complaints, Requests, Server};
 use crate::storage::{Mishap, Storage};
 use crate::token::{CLOUD_PLATFORM, Tokens};
-use crate::vm::Account;
+use crate::vm::{Account, Identity};
 use crate::{Answer, Sandbox};
 
 /// How a sandbox shall be.
@@ -27,6 +29,7 @@ use crate::{Answer, Sandbox};
 #[must_use]
 pub struct Builder {
     address: SocketAddr,
+    listener: Option<std::net::TcpListener>,
     attributes: Vec<(String, String)>,
     account: Account,
     scopes: Vec<String>,
@@ -42,6 +45,9 @@ pub struct Builder {
     execution_answers: Vec<Answer>,
     compute_answers: Vec<Answer>,
     missing_permissions: Vec<String>,
+    identity: Identity,
+    callback_url: Option<String>,
+    machines: Option<Machines>,
     storage: Option<Answer>,
     mishaps: BTreeMap<usize, Mishap>,
 }
@@ -50,6 +56,12 @@ impl Builder {
     /// At this address; without it on any free port of 127.0.0.1.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.address = address;
+        self
+    }
+
+    /// With a listener that is open already, in another network for example.
+    pub fn listener(mut self, listener: std::net::TcpListener) -> Self {
+        self.listener = Some(listener);
         self
     }
 
@@ -179,12 +191,37 @@ impl Builder {
         self
     }
 
+    /// The VMs that are inserted run this: the words of a command that is the agent. These things happen to them, one
+    /// each.
+    pub fn boots(mut self, agent: Vec<OsString>, fates: impl IntoIterator<Item = Fate>) -> Self {
+        self.machines = Some(Machines::new(agent, fates.into_iter().collect()));
+        self
+    }
+
+    /// As this VM.
+    pub(crate) fn identity(mut self, identity: Identity) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// With the callback of the workflow at this address.
+    pub(crate) fn callback_at(mut self, url: &str) -> Self {
+        self.callback_url = Some(url.to_owned());
+        self
+    }
+
     /// Opens the address and serves it on a task of the runtime that this runs in.
     ///
     /// # Errors
     /// When the address cannot be had.
     pub async fn start(self) -> io::Result<Sandbox> {
-        let listener = TcpListener::bind(self.address).await?;
+        let listener = match self.listener {
+            None => TcpListener::bind(self.address).await?,
+            Some(listener) => {
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener)?
+            }
+        };
         let complaints = Arc::<Complaints>::default();
         let tokens = Arc::new(Tokens::new(self.scopes));
         let calls = Arc::new(Calls::new(self.callback_method, Script::new(self.callback_answers)));
@@ -193,12 +230,20 @@ impl Builder {
         let secret_script = Script::new(self.secret_answers);
         let reads = Script::new(self.execution_answers);
         let deletions = Script::new(self.compute_answers);
+        let machines = self.machines.map(Arc::new);
         let logging_script = Script::new(self.logging_answers);
         let logging = Logging::new(logging_script, self.refused_entries, tokens.clone(), complaints.clone());
         let cloud = Arc::new(Cloud {
-            metadata: Metadata::new(self.account, scripts, tokens.clone(), complaints.clone()),
+            metadata: Metadata::new(
+                &self.identity,
+                self.account,
+                scripts,
+                tokens.clone(),
+                complaints.clone(),
+            ),
             plain_callback: PlainCallback::new(calls.clone(), complaints.clone()),
             executions: Executions::new(
+                self.callback_url.as_deref(),
                 self.workflow,
                 calls.clone(),
                 reads,
@@ -206,7 +251,13 @@ impl Builder {
                 tokens.clone(),
                 complaints.clone(),
             ),
-            compute: Compute::new(deletions, permissions, tokens.clone(), complaints.clone()),
+            compute: Compute::new(
+                deletions,
+                machines.clone(),
+                permissions,
+                tokens.clone(),
+                complaints.clone(),
+            ),
             secret_manager: SecretManager::new(
                 self.secrets,
                 secret_script,
@@ -215,6 +266,7 @@ impl Builder {
             ),
             logging,
             storage: Storage::new(self.storage, self.mishaps, tokens.clone(), complaints.clone()),
+            events: machines.map(|machines| Arc::clone(&machines.events)).unwrap_or_default(),
             tokens,
             complaints,
             requests: Requests::default(),
@@ -230,6 +282,7 @@ impl Default for Builder {
     fn default() -> Self {
         Self {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
+            listener: None,
             attributes: Vec::new(),
             account: Account::Present,
             scopes: vec![CLOUD_PLATFORM.to_owned()],
@@ -245,6 +298,9 @@ impl Default for Builder {
             execution_answers: Vec::new(),
             compute_answers: Vec::new(),
             missing_permissions: Vec::new(),
+            identity: Identity::default(),
+            callback_url: None,
+            machines: None,
             storage: None,
             mishaps: BTreeMap::new(),
         }

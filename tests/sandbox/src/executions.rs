@@ -22,6 +22,9 @@ use crate::token::Tokens;
 use crate::unique;
 use crate::vm::PROJECT;
 
+/// Where executions are.
+const SERVICE: &str = "https://workflowexecutions.googleapis.com/v1/";
+
 /// All variables of an execution share so much; a body beyond it is taken, and then the execution dies.
 const VARIABLES: usize = 512 * 1024;
 
@@ -70,7 +73,9 @@ struct Execution {
 }
 
 impl Executions {
+    /// The callback is at this address, or at one that nobody had before.
     pub(crate) fn new(
+        callback: Option<&str>,
         workflow: Workflow,
         calls: Arc<Calls>,
         script: Script,
@@ -79,11 +84,15 @@ impl Executions {
         complaints: Arc<Complaints>,
     ) -> Self {
         let execution = unique();
+        let known = callback.and_then(|url| url.strip_prefix(SERVICE)?.split_once("/callbacks/"));
+        let new = || {
+            let path = "locations/europe-west1/workflows/longrun/executions";
+            (format!("projects/{PROJECT}/{path}/{execution:016x}"), format!("{:016x}", unique()))
+        };
+        let (name, callback) = known.map_or_else(new, |(name, id)| (name.to_owned(), id.to_owned()));
         Self {
-            name: format!(
-                "projects/{PROJECT}/locations/europe-west1/workflows/longrun/executions/{execution:016x}"
-            ),
-            callback: format!("{:016x}", unique()),
+            name,
+            callback,
             workflow,
             execution: Mutex::new(Execution { state: State::Active, slot: None }),
             calls,
@@ -96,7 +105,7 @@ impl Executions {
 
     /// Where the workflow awaits the report.
     pub(crate) fn callback_url(&self) -> String {
-        format!("https://workflowexecutions.googleapis.com/v1/{}/callbacks/{}", self.name, self.callback)
+        format!("{SERVICE}{}/callbacks/{}", self.name, self.callback)
     }
 
     /// The execution is over.

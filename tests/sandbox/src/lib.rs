@@ -12,6 +12,7 @@
 //!                                                      secret_manager.rs
 //!                                                             storage.rs
 //!            /callback/<id>                               callback.rs ─┘ checks
+//! workflow ► /events/…                                    events.rs
 //! ```
 //!
 //! The fakes speak the protocol with its statuses, headers and error bodies, record what they saw, and
@@ -21,7 +22,10 @@
 //! [`job`] has an image to run where nothing can be pulled, and [`tools`] finds the programs of others that
 //! the suites use as judges.
 //!
-//! Leaves out the workflow itself, quotas, and TLS.
+//! [`workflow`] runs one of Google's Workflows against it, whose VMs are made in `machines.rs`: agents with sandboxes of
+//! their own.
+//!
+//! Leaves out quotas and TLS.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -40,6 +44,7 @@ mod token;
 
 mod callback;
 mod compute;
+mod events;
 mod executions;
 mod google;
 mod iam;
@@ -47,14 +52,18 @@ mod logging;
 mod secret_manager;
 mod storage;
 
+mod machines;
+
 mod script;
 mod server;
 
 pub mod job;
 pub mod tools;
+pub mod workflow;
 
 pub use builder::Builder;
 pub use callback::Call;
+pub use machines::{Fate, agent_within};
 pub use script::Answer;
 pub use storage::{BUCKET, Mishap, Object};
 pub use vm::{INSTANCE, INSTANCE_ID, MACHINE_TYPE, PROJECT, PROJECT_NUMBER, SERVICE_ACCOUNT, ZONE};
@@ -231,6 +240,23 @@ impl Sandbox {
     #[must_use]
     pub fn log_requests(&self) -> Vec<Value> {
         self.cloud.logging.requests()
+    }
+
+    /// The next accepted call, as [`Sandbox::next_report`] has its body.
+    pub async fn next_accepted_call(&self) -> Call {
+        self.calls.next_report().await
+    }
+
+    /// Every order of a VM in order, as the workflow sent it, whatever was answered.
+    #[must_use]
+    pub fn ordered_instances(&self) -> Vec<Value> {
+        self.cloud.compute.ordered()
+    }
+
+    /// The VMs that are there, by their names. Nobody deletes them when this is dropped but their agents end.
+    #[must_use]
+    pub fn instances(&self) -> Vec<String> {
+        self.cloud.compute.instances()
     }
 
     /// Every access token that was handed out, to look for where none may be.

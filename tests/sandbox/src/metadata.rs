@@ -18,7 +18,7 @@ use crate::script::Script;
 use crate::server::{Complaints, Reply, Request, Response, plain};
 use crate::token::{Claims, Tokens, identity_token};
 use crate::tree::{Format, Node};
-use crate::vm::{self, Account};
+use crate::vm::{self, Account, Identity};
 
 #[derive(Debug)]
 pub(crate) struct Metadata {
@@ -31,12 +31,13 @@ pub(crate) struct Metadata {
 
 impl Metadata {
     pub(crate) fn new(
+        identity: &Identity,
         account: Account,
         [script, write_script]: [Script; 2],
         tokens: Arc<Tokens>,
         complaints: Arc<Complaints>,
     ) -> Self {
-        let tree = watch::Sender::new(vm::values(account, tokens.scopes()));
+        let tree = watch::Sender::new(vm::values(identity, account, tokens.scopes()));
         Self { tree, script, write_script, tokens, complaints }
     }
 

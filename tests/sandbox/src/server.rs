@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::callback::PlainCallback;
 use crate::compute::Compute;
+use crate::events::Events;
 use crate::executions::Executions;
 use crate::google::Refusal;
 use crate::logging::Logging;
@@ -63,6 +64,7 @@ pub(crate) struct Cloud {
     pub(crate) metadata: Metadata,
     pub(crate) plain_callback: PlainCallback,
     pub(crate) executions: Executions,
+    pub(crate) events: Arc<Events>,
     pub(crate) secret_manager: SecretManager,
     pub(crate) compute: Compute,
     pub(crate) logging: Logging,
@@ -77,11 +79,12 @@ impl Cloud {
         self.requests.record(request);
         self.keep_the_token_home(request);
         match service(request) {
-            Some(host) => self.google(host, request),
+            Some(host) => self.google(host, request).await,
             None => match request.uri().path() {
                 path if path == "/" || path.starts_with("/computeMetadata") => {
                     self.metadata.answer(request).await
                 }
+                path if path.starts_with("/events/") => Reply::Answer(self.events.answer(request).await),
                 path if path.starts_with("/callback/") => self.plain_callback.answer(request),
                 _ => {
                     self.complaints.unknown(request);
@@ -91,11 +94,11 @@ impl Cloud {
         }
     }
 
-    fn google(&self, host: &str, request: &Request) -> Reply {
+    async fn google(&self, host: &str, request: &Request) -> Reply {
         match host {
             "workflowexecutions.googleapis.com" => self.executions.answer(request),
             "secretmanager.googleapis.com" => self.secret_manager.answer(request),
-            "compute.googleapis.com" => self.compute.answer(request),
+            "compute.googleapis.com" => self.compute.answer(request).await,
             "logging.googleapis.com" => self.logging.answer(request),
             "storage.googleapis.com" => self.storage.answer(request),
             _ => {

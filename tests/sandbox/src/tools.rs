@@ -42,24 +42,43 @@ pub fn venv(packages: &[&str]) -> io::Result<PathBuf> {
 /// # Errors
 /// When it is neither on the PATH nor to be had from Debian's archive.
 pub fn docker_registry() -> io::Result<PathBuf> {
+    on_path_or_in_package("docker-registry", "docker-registry")
+}
+
+/// Google's own program that runs startup scripts, of Debian's `google-guest-agent`, which is not installed for it: it
+/// would take this machine for a VM.
+///
+/// # Errors
+/// When it is neither on the PATH nor to be had from Debian's archive.
+pub fn script_runner() -> io::Result<PathBuf> {
+    on_path_or_in_package("google_metadata_script_runner", "google-guest-agent")
+}
+
+fn on_path_or_in_package(program: &str, package: &str) -> io::Result<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let installed =
-        std::env::split_paths(&paths).map(|path| path.join("docker-registry")).find(|file| file.is_file());
-    if let Some(installed) = installed {
+    let mut installed = std::env::split_paths(&paths).map(|path| path.join(program));
+    if let Some(installed) = installed.find(|file| file.is_file()) {
         return Ok(installed);
     }
-    let hint = "install docker-registry (Debian: apt-get install docker-registry)";
-    let unpacked = kept("docker-registry", |folder| {
+    Ok(package_of_debian(package)?.join("usr/bin").join(program))
+}
+
+/// A package of Debian's, unpacked and not installed: nothing of it is started.
+///
+/// # Errors
+/// When it is not to be had from Debian's archive.
+pub fn package_of_debian(package: &str) -> io::Result<PathBuf> {
+    let hint = &format!("install {package} (Debian: apt-get install {package})");
+    kept(package, |folder| {
         fs::create_dir_all(folder)?;
-        run(Command::new("apt-get").args(["download", "docker-registry"]).current_dir(folder), hint)?;
+        run(Command::new("apt-get").args(["download", package]).current_dir(folder), hint)?;
         let files = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
         let mut files = files.into_iter().map(|file| file.path());
         let package = files.find(|file| file.extension().is_some_and(|kind| kind == "deb"));
         let package =
             package.ok_or_else(|| io::Error::other(format!("apt-get downloaded nothing; {hint}")))?;
         run(Command::new("dpkg").arg("-x").arg(package).arg(folder), hint)
-    })?;
-    Ok(unpacked.join("usr/bin/docker-registry"))
+    })
 }
 
 /// What is kept under the name; if nothing is, then what `make` makes in the folder that it gets.

@@ -17,6 +17,22 @@ pub const MACHINE_TYPE: &str = "e2-small";
 /// The service account of the VM.
 pub const SERVICE_ACCOUNT: &str = "longrun@longrun-sandbox.iam.gserviceaccount.com";
 
+/// Which VM it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) id: u64,
+    pub(crate) zone: String,
+    pub(crate) machine_type: String,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        let [name, zone, machine_type] = [INSTANCE, ZONE, MACHINE_TYPE].map(str::to_owned);
+        Self { name, id: INSTANCE_ID, zone, machine_type }
+    }
+}
+
 /// Whether the VM has a service account.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Account {
@@ -25,8 +41,8 @@ pub(crate) enum Account {
 }
 
 /// All that the metadata server holds of a VM that has no attributes yet.
-pub(crate) fn values(account: Account, scopes: &[String]) -> Node {
-    let mut instance = instance();
+pub(crate) fn values(identity: &Identity, account: Account, scopes: &[String]) -> Node {
+    let mut instance = instance(identity);
     match account {
         Account::Absent => {}
         Account::Present => {
@@ -48,22 +64,23 @@ pub(crate) fn values(account: Account, scopes: &[String]) -> Node {
     Node::folder(Names::Google, all)
 }
 
-fn instance() -> Node {
+fn instance(identity: &Identity) -> Node {
+    let Identity { name, id, zone, machine_type } = identity;
     let of_project = |kind: &str, name: &str| Node::text(format!("projects/{PROJECT_NUMBER}/{kind}/{name}"));
     let values = [
         ("attributes", Node::folder(Names::Verbatim, [])),
         ("cpu-platform", Node::text("AMD Rome")),
         ("description", Node::text("")),
         ("guest-attributes", Node::folder(Names::Verbatim, [])),
-        ("hostname", Node::text(format!("{INSTANCE}.{ZONE}.c.{PROJECT}.internal"))),
-        ("id", Node::Number(INSTANCE_ID)),
+        ("hostname", Node::text(format!("{name}.{zone}.c.{PROJECT}.internal"))),
+        ("id", Node::Number(*id)),
         ("image", Node::text("projects/cos-cloud/global/images/cos-121-18867-199-46")),
-        ("machine-type", of_project("machineTypes", MACHINE_TYPE)),
+        ("machine-type", of_project("machineTypes", machine_type)),
         ("maintenance-event", Node::text("NONE")),
-        ("name", Node::text(INSTANCE)),
+        ("name", Node::text(name.as_str())),
         ("preempted", Node::text("FALSE")),
         ("tags", Node::List(vec!["longrun".to_owned()])),
-        ("zone", of_project("zones", ZONE)),
+        ("zone", of_project("zones", zone)),
     ];
     Node::folder(Names::Google, values)
 }

@@ -27,8 +27,12 @@ async fn what_is_written_down_goes_first_and_what_it_cannot_do_is_noted() {
     let sandbox = start(Sandbox::builder().compute_answers([503])).await;
     let statuses = [delete(&sandbox, INSTANCE).await.status(), delete(&sandbox, INSTANCE).await.status()];
     assert_eq!(statuses, [503, 200]);
-    assert_eq!(Ask::google("GET", &address(INSTANCE)).answer(&sandbox).await.status(), 404);
-    assert_eq!(sandbox.complaints().len(), 1);
+    let disk = address("disk-1").replace("/instances/", "/disks/");
+    for (method, url, status) in [("PUT", address(INSTANCE), 405), ("GET", disk, 404)] {
+        let asked = Ask::google(method, &url).bearer(&token(&sandbox).await).answer(&sandbox).await;
+        assert_eq!(asked.status(), status, "{method} {url}");
+    }
+    assert_eq!(sandbox.complaints().len(), 2);
 }
 
 fn address(instance: &str) -> String {

@@ -1,6 +1,9 @@
 //! The program's command line.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
+
+use sandbox::Fate;
+use serde_json::{Map, Value};
 
 /// What `--help` says.
 pub(crate) const USAGE: &str = "\
@@ -8,6 +11,8 @@ usage: sandbox [options] [docker run …]   run the job as a VM would, and show 
                                           without a command, a demo job
        sandbox serve [options] [docker run …]
                                           keep the fakes up for an agent, curl or gcloud
+       sandbox workflow FILE [--arg NAME=VALUE …] [--vm FATE …]
+                                          run a workflow of Google's Workflows, its VMs on this machine
        sandbox image                      make the demo job's image, and print its name
 
 options:
@@ -15,7 +20,10 @@ options:
   --secret NAME=VALUE      a secret of Secret Manager, for an attribute longrun-secret-env-…; may be repeated
   --listen ADDRESS:PORT    where the fakes listen (default: a free port of 127.0.0.1)
   --plain-callback         the callback is a web server of somebody else, which gets no token
-  --once                   serve: end after the first report, with the job's exit code";
+  --once                   serve: end after the first report, with the job's exit code
+  --arg NAME=VALUE         workflow: an argument, as JSON or as text; may be repeated
+  --vm FATE                workflow: what happens to the first VM, the second, …: spared, preempted, lost, refused or
+                           told-twice";
 
 /// What to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +35,10 @@ pub(crate) enum Mode {
     Serve,
     /// Only the demo job's image.
     Image,
+    /// Run a workflow.
+    Workflow,
+    /// Be the agent of a VM that a workflow made. Not for people.
+    Agent,
     /// Say how to use this.
     Help,
 }
@@ -40,6 +52,9 @@ pub(crate) struct Arguments {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) plain_callback: bool,
     pub(crate) once: bool,
+    pub(crate) workflow: PathBuf,
+    pub(crate) args: Map<String, Value>,
+    pub(crate) fates: Vec<Fate>,
     /// From `docker` on; empty for the demo job.
     pub(crate) docker_run: Vec<String>,
 }
@@ -49,11 +64,15 @@ impl Arguments {
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut arguments = Self::default();
         let mut words = words.peekable();
-        arguments.mode = match words.next_if(|word| word == "serve" || word == "image").as_deref() {
-            Some("serve") => Mode::Serve,
-            Some(_) => Mode::Image,
-            None => Mode::Run,
-        };
+        arguments.mode = mode(words.peek().map(String::as_str));
+        if arguments.mode != Mode::Run {
+            words.next();
+        }
+        if arguments.mode == Mode::Workflow {
+            let file = words.next().filter(|word| !word.starts_with('-'));
+            arguments.workflow =
+                file.ok_or_else(|| format!("sandbox: workflow needs a file\n\n{USAGE}"))?.into();
+        }
         while let Some(word) = words.next() {
             let (word, own_value) = match word.split_once('=') {
                 Some((name, value)) if name.starts_with("--") => (name.to_owned(), Some(value.to_owned())),
@@ -65,6 +84,11 @@ impl Arguments {
                 "--help" | "-h" => arguments.mode = Mode::Help,
                 "--once" => arguments.once = true,
                 "--plain-callback" => arguments.plain_callback = true,
+                "--arg" => {
+                    let (name, value) = named("--arg", &value()?)?;
+                    arguments.args.insert(name, serde_json::from_str(&value).unwrap_or(Value::String(value)));
+                }
+                "--vm" => arguments.fates.push(fate(&value()?)?),
                 "--listen" => arguments.listen = Some(address(&value()?)?),
                 "--attribute" => arguments.attributes.push(named("--attribute", &value()?)?),
                 "--secret" => arguments.secrets.push(named("--secret", &value()?)?),
@@ -87,6 +111,45 @@ impl Arguments {
             }
             false => Ok(arguments),
         }
+    }
+}
+
+impl Arguments {
+    /// The workflow's argument. What only a real project needs has a value here, for a task's workflow too; where there
+    /// is nothing to run, it is the demo job.
+    pub(crate) fn argument(&self, demo: &str) -> Value {
+        let mut args = self.args.clone();
+        let of_vm = match args.get_mut("task") {
+            Some(Value::Object(task)) => task,
+            _ => &mut args,
+        };
+        of_vm.entry("agentImage").or_insert_with(|| "longrun-agent".into());
+        of_vm.entry("zones").or_insert_with(|| vec![sandbox::ZONE].into());
+        if !["image", "dockerCommand"].iter().any(|name| of_vm.contains_key(*name)) {
+            of_vm.insert("dockerCommand".to_owned(), format!("docker run --rm {demo} demo").into());
+        }
+        args.into()
+    }
+}
+
+fn mode(word: Option<&str>) -> Mode {
+    match word {
+        Some("serve") => Mode::Serve,
+        Some("image") => Mode::Image,
+        Some("workflow") => Mode::Workflow,
+        Some("agent") => Mode::Agent,
+        _ => Mode::Run,
+    }
+}
+
+fn fate(value: &str) -> Result<Fate, String> {
+    match value {
+        "spared" => Ok(Fate::Spared),
+        "preempted" => Ok(Fate::Preempted),
+        "lost" => Ok(Fate::Lost),
+        "refused" => Ok(Fate::Refused),
+        "told-twice" => Ok(Fate::ToldTwice),
+        _ => Err(format!("sandbox: --vm `{value}`: expected spared, preempted, lost, refused or told-twice")),
     }
 }
 
@@ -121,6 +184,24 @@ mod tests {
     }
 
     #[test]
+    fn a_workflows_arguments_are_json_or_text_and_the_rest_is_usual() {
+        let arguments = parse("workflow a/b.yaml --arg vms=2 --arg image=x:1 --vm lost --vm spared").unwrap();
+        assert_eq!(
+            (arguments.mode, &*arguments.workflow),
+            (Mode::Workflow, std::path::Path::new("a/b.yaml"))
+        );
+        assert_eq!(arguments.fates, [Fate::Lost, Fate::Spared]);
+        let args = arguments.argument("demo:1");
+        assert_eq!(
+            (&args["vms"], &args["image"], &args["zones"]),
+            (&2.into(), &"x:1".into(), &vec![sandbox::ZONE].into())
+        );
+        let args = parse("workflow w.yaml --arg task={}").unwrap().argument("demo:1");
+        assert_eq!(args["task"]["dockerCommand"], "docker run --rm demo:1 demo");
+        assert_eq!(args.get("dockerCommand"), None);
+    }
+
+    #[test]
     fn what_is_not_understood_is_named() {
         for (line, word) in [
             ("ubuntu", "`ubuntu`"),
@@ -128,6 +209,8 @@ mod tests {
             ("--attribute x", "`x`: expected NAME=VALUE"),
             ("--secret x", "--secret `x`: expected NAME=VALUE"),
             ("--attribute docker-command=x docker run a", "give one"),
+            ("workflow --arg a=b", "workflow needs a file"),
+            ("workflow a.yaml --vm gone", "--vm `gone`: expected spared"),
             ("--listen 80", "`80`: expected address:port"),
         ] {
             let error = parse(line).unwrap_err();

@@ -7,11 +7,12 @@ mod view;
 use std::{
     io::{self, IsTerminal},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
-use longrun_agent::{agent, exit, settings::Settings, supervise};
-use sandbox::Sandbox;
+use longrun_agent::{agent, exit, progress::Watcher, settings::Settings, supervise};
+use sandbox::{Sandbox, workflow};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{
@@ -47,6 +48,8 @@ async fn main() -> ExitCode {
             view::print(&image);
             ExitCode::SUCCESS
         }),
+        Mode::Agent => return exit::code_of(as_agent().await).into(),
+        Mode::Workflow => run_workflow(arguments).await,
         Mode::Serve => serve(arguments).await,
         Mode::Run => run(arguments).await,
     };
@@ -69,16 +72,7 @@ async fn run(arguments: Arguments) -> io::Result<ExitCode> {
     };
     log(&settings);
 
-    let (handle, stop) = supervise::stop();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
-        let (mut signals, handle) = (signal(kind)?, handle.clone());
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                handle.ask(supervise::Cause::Stopped);
-            }
-        });
-    }
-    if let Err(failure) = agent::run(&settings, stop, &view::watcher()).await {
+    if let Err(failure) = agent::run(&settings, asked_by_signals(), &view::watcher()).await {
         return Ok(exit::code_of(Err(failure)).into());
     }
     let report = sandbox.reports().pop().unwrap_or_default();
@@ -86,6 +80,40 @@ async fn run(arguments: Arguments) -> io::Result<ExitCode> {
     view::print(&serde_json::to_string_pretty(&report)?);
     complain(&sandbox);
     Ok(exit_code(&report).into())
+}
+
+/// A workflow, from its argument to what it returns, with its VMs on this machine.
+async fn run_workflow(arguments: Arguments) -> io::Result<ExitCode> {
+    let agent = sandbox::agent_within(std::env::current_exe()?);
+    let sandbox = Sandbox::builder().boots(agent, arguments.fates.clone()).start().await?;
+    let argument = arguments.argument(&job_image().await?);
+    let told = workflow::run(&sandbox, &arguments.workflow, &argument, view::news).await?;
+    complain(&sandbox);
+    for left in sandbox.instances() {
+        view::say(&format!("the VM {left} was left behind"));
+    }
+    let (how, told) = match &told.ended {
+        Ok(result) => ("the workflow returned:", result),
+        Err(error) => ("the workflow failed:", error),
+    };
+    view::say(how);
+    view::print(&serde_json::to_string_pretty(told)?);
+    let report = if told["report"].is_object() { &told["report"] } else { told };
+    Ok(exit_code(report).into())
+}
+
+/// The agent, as it is on a VM of [`run_workflow`].
+async fn as_agent() -> Result<(), agent::Failure> {
+    let settings = match Settings::from_env() {
+        Ok(settings) => settings,
+        Err(error) => {
+            view::say(&error.to_string());
+            std::process::exit(exit::Code::Usage as i32);
+        }
+    };
+    longrun_agent::logging::start(settings.log.clone());
+    let nobody: Watcher = Arc::new(|_| {});
+    agent::run(&settings, asked_by_signals(), &nobody).await
 }
 
 /// The agent's own log beside the view: what it warns of, unless `LONGRUN_LOG` asks for more.
@@ -107,6 +135,20 @@ fn complain(sandbox: &Sandbox) {
     for complaint in sandbox.complaints() {
         view::say(&format!("Google would not have liked this: {complaint}"));
     }
+}
+
+/// A stop that SIGINT and SIGTERM ask for.
+fn asked_by_signals() -> supervise::Stop {
+    let (handle, stop) = supervise::stop();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let (mut signals, handle) = (signal(kind).expect("a signal that may be caught"), handle.clone());
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                handle.ask(supervise::Cause::Stopped);
+            }
+        });
+    }
+    stop
 }
 
 /// The fakes alone, for an agent, curl or gcloud: prints where they are, and each report that comes.

@@ -7,6 +7,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use longrun_agent::progress::{Phase, Progress, Pull, Stream, Watcher};
+use sandbox::workflow::News;
 
 /// A watcher for [`longrun_agent::agent::run`].
 pub(crate) fn watcher() -> Watcher {
@@ -24,6 +25,14 @@ pub(crate) fn watcher() -> Watcher {
             }
         }
     })
+}
+
+/// What a workflow does.
+pub(crate) fn news(news: News<'_>) {
+    match news {
+        News::Step(step) => say(&format!("step {step}")),
+        News::Log(log) => say(&format!("log {log}")),
+    }
 }
 
 /// One line about the run, apart from the job's own by its mark.
