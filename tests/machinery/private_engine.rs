@@ -6,6 +6,7 @@
 //! however this process ends, the shell does too, and with it the kernel ends and unmounts all that is inside.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
@@ -100,6 +101,22 @@ impl PrivateEngine {
         timeout(START, logged).await.unwrap_or_else(|_| panic!("{container} never wrote {line:?}"));
     }
 
+    /// Waits for a container's end, and answers its exit code. `docker wait` goes on for ever where there is a restart
+    /// policy and the container has ended before (seen on 20.10).
+    pub(crate) async fn ended(&self, container: &str) -> String {
+        let format = "{{.State.Status}} {{.State.ExitCode}}";
+        let ended = async {
+            loop {
+                let state = self.docker(&["inspect", "--format", format, container]);
+                match state.split_once(' ') {
+                    Some(("exited", code)) => return code.to_owned(),
+                    _ => sleep(GLANCE).await,
+                }
+            }
+        };
+        timeout(START, ended).await.unwrap_or_else(|_| panic!("{container} goes on and on"))
+    }
+
     fn spawn(&self) -> Child {
         let log = File::options().create(true).append(true).open(self.path("log")).expect("a log");
         let path = |name: &str| self.path(name).into_os_string();
@@ -117,11 +134,18 @@ impl PrivateEngine {
         dockerd.spawn().expect(NEEDS)
     }
 
+    /// The network namespace it is in.
+    pub(crate) fn network(&self) -> PathBuf {
+        let first = child(self.inside.id()).expect("it ends only when it is dropped");
+        format!("/proc/{first}/ns/net").into()
+    }
+
     /// A command in the Engine's namespaces; its process is the child of the one that is spawned.
-    fn enter(&self, program: &str) -> Command {
+    pub(crate) fn enter(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         let first = child(self.inside.id()).expect("it ends only when it is dropped");
-        command.args(["--target", &first.to_string(), "--mount", "--net", "--pid", program]);
+        command.args(["--target", &first.to_string(), "--mount", "--net", "--pid"]);
+        command.arg(program);
         command
     }
 
