@@ -16,7 +16,7 @@
 //!                       every step is in the journal before it is taken
 //! ```
 //!
-//! [`agent::run`] is that sequence on one page, and `attempt.rs` is its middle: one attempt. Two small machines
+//! [`agent::run`] is that sequence on one page, and `attempt/` is its middle: one attempt. Two small machines
 //! decide, both pure. What is to be done next in the whole run, by this agent or by one that is started in its
 //! place after a crash or a reboot, is drawn at the top of `lifecycle.rs`, and is what `journal.rs` keeps:
 //!
