@@ -26,8 +26,8 @@ use crate::{
         executions::Execution,
         notices::{self, Notice},
     },
-    http,
-    job::{Attributes, NoCallback, Order, Preflight},
+    host, http,
+    job::{Attributes, Command, NoCallback, Order, Preflight},
     journal::{Journal, Locked, Owner},
     lifecycle::{Action, Event, Told},
     progress::{Phase, Progress, Watcher},
@@ -197,6 +197,7 @@ impl Agent<'_> {
                 let (sinks, archives) = (&self.sinks, &self.archives);
                 let project = vm.instance.as_ref().map(|instance| &*instance.project);
                 let (gate, seen) = (&self.workflow.gate, Seen::of(job));
+                let patience = job.command.patience(settings.budgets.engine);
                 let mut attempt = Attempt {
                     settings,
                     api,
@@ -209,6 +210,7 @@ impl Agent<'_> {
                     watcher,
                     sinks,
                     archives,
+                    patience,
                     seen,
                 };
                 let mut verdict = attempt.run(job).await.unwrap_or_else(|verdict| verdict);
@@ -283,10 +285,19 @@ impl Agent<'_> {
     /// Removes the container, which nobody needs any more. Until the report was told it is what is left of the
     /// job, for an agent that is started again.
     async fn clean_up(&mut self, container: &str) -> Result<(), EngineError> {
-        let with_volumes = self.order.job.as_ref().is_ok_and(|job| job.command.remove_volumes);
+        let command = self.order.job.as_ref().ok().map(|job| &job.command);
+        let host = matches!(command, Some(Command::Host(_)))
+            .then(|| host::address(&self.settings.state_dir, &self.run_id));
+        let with_volumes = command.is_some_and(Command::remove_volumes);
         let removing = async {
-            let container = Engine::connect(&self.settings.docker_host, TIDY_UP).await?.container(container);
-            patiently(TIDY_UP, EngineError::is_away, || container.remove(with_volumes)).await
+            let engine =
+                Engine::connect(host.as_ref().unwrap_or(&self.settings.docker_host), TIDY_UP).await?;
+            let container = engine.container(container);
+            patiently(TIDY_UP, EngineError::is_away, || container.remove(with_volumes)).await?;
+            match host {
+                Some(_) => engine.dismiss().await,
+                None => Ok(()),
+            }
         };
         let removed = self.stop.hastens(TIDY_UP, timeout(TIDY_UP, removing)).await.ok().and_then(Result::ok);
         let silent = EngineError::Silent { doing: "removing the container", after: TIDY_UP };
@@ -357,9 +368,9 @@ fn invalid(problems: &[String], started: Option<String>) -> Verdict {
 
 fn warn_of_unexpanded(order: &Order) {
     if let Ok(job) = &order.job
-        && !job.command.unexpanded.is_empty()
+        && !job.command.unexpanded().is_empty()
     {
-        let found = job.command.unexpanded.join(" ");
+        let found = job.command.unexpanded().join(" ");
         tracing::warn!(found, "no shell runs docker-command: this goes to the job as it is");
     }
 }

@@ -67,6 +67,7 @@ pub mod job;
 pub mod google;
 
 pub mod engine;
+pub mod host;
 mod logs;
 mod sinks;
 pub mod supervise;

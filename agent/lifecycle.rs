@@ -270,6 +270,7 @@ impl Run {
             | Reason::InvalidJob
             | Reason::ImagePullFailed
             | Reason::ContainerCannotRun
+            | Reason::CommandCannotRun
             | Reason::Orphaned => false,
         };
         goes_on && self.attempt < MOST_ATTEMPTS

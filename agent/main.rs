@@ -8,7 +8,7 @@ use std::{
 };
 
 use longrun_agent::{
-    agent, exit, logging, oom_score, progress::Watcher, settings::Settings, status, supervise,
+    agent, exit, host, logging, oom_score, progress::Watcher, settings::Settings, status, supervise,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -34,6 +34,9 @@ It exits with 0 when the report was accepted, whatever the job's own code.
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
+    if let Some(code) = host::helper(&words) {
+        return code;
+    }
     if !words.is_empty() {
         return answer(&words).into();
     }

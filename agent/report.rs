@@ -95,6 +95,8 @@ pub enum Reason {
     ImagePullFailed,
     /// The Engine could not start the container; nothing ran.
     ContainerCannotRun,
+    /// The VM could not start the command; nothing ran.
+    CommandCannotRun,
     /// The Engine did not answer, so nobody knows how the job ended.
     EngineLost,
     /// The workflow that waited is gone.

@@ -80,8 +80,8 @@ pub(crate) struct LogOf {
     pub(crate) redaction: Redaction,
     /// The attempt, from one.
     pub(crate) attempt: u32,
-    /// The image as the command names it.
-    pub(crate) image: String,
+    /// The image as the command names it, if it has one.
+    pub(crate) image: Option<String>,
     /// When an agent before this one started it, if one did.
     pub(crate) started_before: Option<SystemTime>,
 }
@@ -151,9 +151,11 @@ impl Archives {
         let mut about = json!({
             "longrun-run-id": self.run_id,
             "longrun-attempt": of.attempt.to_string(),
-            "longrun-image": of.image,
             "longrun-started-at": humantime::format_rfc3339_seconds(started_at).to_string(),
         });
+        if let Some(image) = &of.image {
+            about["longrun-image"] = image.as_str().into();
+        }
         if let Some(Instance { id, zone, .. }) = &self.instance {
             about["longrun-instance-id"] = id.as_str().into();
             about["longrun-zone"] = zone.as_str().into();

@@ -425,7 +425,7 @@ mod tests {
             tty: false,
             redaction: Redaction::default(),
             attempt: 1,
-            image: String::new(),
+            image: None,
             started_before: None,
         };
         let shared = Arc::new(Shared { intake: Mutex::new(Intake::new()), news: Notify::new() });

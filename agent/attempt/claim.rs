@@ -11,7 +11,7 @@ use crate::{
     engine::{Container, Engine, EngineError, Named, patiently},
     google::secrets::Secret,
     http,
-    job::{ContainerCommand, Job},
+    job::{Command, Job},
     lifecycle::{Event, Found, Sighting},
     oom_score,
     report::Reason,
@@ -43,12 +43,13 @@ impl Attempt<'_> {
         secrets: &[Secret],
     ) -> Result<Claim, Verdict> {
         let command = &job.command;
-        let body = self.create_body(engine, command, secrets)?;
-        let name = command.name.clone().unwrap_or_else(|| format!("longrun-{}", &self.run_id[..12]));
-        let wait = self.budgets().engine;
+        let body = self.create_body(engine, job, secrets)?;
+        let name =
+            command.name().map(str::to_owned).unwrap_or_else(|| format!("longrun-{}", &self.run_id[..12]));
+        let wait = self.patience;
         let deadline = Instant::now() + wait;
         loop {
-            let create = || create_or_find(engine, self.run_id, &name, command.platform.as_deref(), &body);
+            let create = || create_or_find(engine, self.run_id, &name, command.platform(), &body);
             let created = self.stop.hastens(wait, patiently(wait, EngineError::is_away, create)).await;
             let named = match created.map_err(Verdict::stopped_early)? {
                 Ok(Created::New(container)) => {
@@ -90,23 +91,23 @@ impl Attempt<'_> {
     fn create_body(
         &self,
         engine: &Engine,
-        command: &ContainerCommand,
+        job: &Job,
         secrets: &[Secret],
     ) -> Result<Map<String, Value>, Verdict> {
-        let body = command.create_body(engine.api());
+        let body = job.command.create_body(engine.api());
         let mut body = body.map_err(|error| Verdict::without_exit(Reason::InvalidJob, error.to_string()))?;
         let labels = body.entry("Labels").or_insert_with(|| json!({}));
         labels[RUN_LABEL] = self.run_id.into();
         labels[ATTEMPT_LABEL] = self.journal.run().attempt().to_string().into();
         labels[BOOT_LABEL] = self.clock.boot_id().into();
         oom_score::offer_the_job(&mut body);
-        add_variables(&mut body, secrets);
+        add_variables(&mut body, &job.env, secrets);
         Ok(body)
     }
 
-    async fn remove(&mut self, container: &Container, command: &ContainerCommand) -> Result<(), Verdict> {
-        let remove = || container.remove(command.remove_volumes);
-        let removed = patiently(self.budgets().engine, EngineError::is_away, remove);
+    async fn remove(&mut self, container: &Container, command: &Command) -> Result<(), Verdict> {
+        let remove = || container.remove(command.remove_volumes());
+        let removed = patiently(self.patience, EngineError::is_away, remove);
         let removed = async { removed.await.map_err(|error| engine_lost(&error)) };
         self.unless_stopped(removed, Verdict::stopped_early).await
     }

@@ -50,10 +50,10 @@ impl Attempt<'_> {
         let bucket = job.sinks.storage.as_ref()?;
         let of = LogOf {
             container: container.clone(),
-            tty: job.command.tty,
+            tty: job.command.tty(),
             redaction: self.seen.redaction.clone(),
             attempt: self.journal.run().attempt(),
-            image: job.command.image.to_string(),
+            image: job.command.image().map(ToString::to_string),
             started_before,
         };
         Some(self.archives.open(bucket, of))
@@ -64,18 +64,18 @@ impl Attempt<'_> {
     }
 
     fn output_of(&self, container: &Container, job: &Job) -> OutputOf {
-        let (container, tty) = (container.clone(), job.command.tty);
+        let (container, tty) = (container.clone(), job.command.tty());
         let redaction = self.seen.redaction.clone();
-        OutputOf { container, tty, tail: job.log_tail, redaction, engine: self.budgets().engine }
+        OutputOf { container, tty, tail: job.log_tail, redaction, engine: self.patience }
     }
 
     /// Brings a started container to its end.
     pub(super) async fn follow(&mut self, started: Started, job: &Job) -> Verdict {
         let Started { container, exit, output, run_before, stopping } = started;
-        let memory = MemoryWatch::start(&container.id, job.command.cgroup_parent.as_deref());
+        let memory = MemoryWatch::start(&container.id, job.command.cgroup_parent());
         let timeout = job.timeout.map(|timeout| timeout.saturating_sub(run_before));
         tracing::info!(container = container.id, time_left = ?timeout, "the job runs");
-        let bounds = Bounds { timeout, grace: job.grace, engine: self.budgets().engine, stopping };
+        let bounds = Bounds { timeout, grace: job.grace, engine: self.patience, stopping };
         let journal = &mut *self.journal;
         let note = async |cause| journal.note(Event::Stopping(cause)).await;
         let end = supervise::supervise(&container, exit, bounds, self.stop, self.watcher, note).await;

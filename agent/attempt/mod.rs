@@ -12,7 +12,7 @@ mod secrets;
 mod seen;
 mod start;
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use reqwest::StatusCode;
 
@@ -22,13 +22,13 @@ use crate::{
     engine::{Engine, EngineError},
     fetch::fetch_image,
     google::Api,
-    http,
-    job::{ContainerCommand, Job},
+    host, http,
+    job::{Command, ContainerCommand, Job},
     journal::Journal,
     lifecycle::Action,
     progress::Watcher,
     report::Reason,
-    settings::{Budgets, Settings},
+    settings::Settings,
     sinks::SinksOf,
     supervise::{Cause, Stop, Verdict},
     workflow::Gate,
@@ -50,6 +50,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) watcher: &'a Watcher,
     pub(crate) sinks: &'a SinksOf,
     pub(crate) archives: &'a Archives,
+    /// Longest absence of whoever runs the job.
+    pub(crate) patience: Duration,
     pub(crate) seen: Seen,
 }
 
@@ -60,7 +62,8 @@ impl Attempt<'_> {
         let started = match self.journal.run().next() {
             Action::Rejoin { container, at, stopping } => {
                 let unknown = |cause| Verdict::lost(Some(cause), "the Engine was not reached before that");
-                let engine = self.unless_stopped(connect(settings), unknown).await?;
+                let connecting = connect(settings, job, self.run_id, Reason::EngineLost);
+                let engine = self.unless_stopped(connecting, unknown).await?;
                 self.rejoin(&engine, job, &container, &at, stopping).await?
             }
             _ => None,
@@ -68,20 +71,19 @@ impl Attempt<'_> {
         let started = match started {
             Some(started) => started,
             None => {
-                let engine = self.unless_stopped(connect(settings), Verdict::stopped_early).await?;
+                let connecting = connect(settings, job, self.run_id, Reason::CommandCannotRun);
+                let engine = self.unless_stopped(connecting, Verdict::stopped_early).await?;
                 // First, so that nothing is pulled for a job that cannot run.
                 let secrets = self.read_secrets(job).await?;
-                self.fetch_image(&engine, &job.command).await?;
+                if let Some(command) = job.command.container() {
+                    self.fetch_image(&engine, command).await?;
+                }
                 self.unless_stopped(passed(self.gate), Verdict::stopped_early).await?;
                 let claim = self.claim(&engine, job, &secrets).await?;
                 self.start(claim, job).await?
             }
         };
         Ok(self.follow(started, job).await)
-    }
-
-    fn budgets(&self) -> &Budgets {
-        &self.settings.budgets
     }
 
     /// Does something that leaves nothing behind if it is dropped halfway.
@@ -101,7 +103,7 @@ impl Attempt<'_> {
         &mut self,
         answer: impl Future<Output = Result<T, EngineError>>,
     ) -> Result<T, Verdict> {
-        let answer = self.stop.hastens(self.settings.budgets.engine, answer).await;
+        let answer = self.stop.hastens(self.patience, answer).await;
         let answer = answer.map_err(|cause| Verdict::lost(Some(cause), "the Engine does not answer"))?;
         answer.map_err(|error| engine_lost(&error))
     }
@@ -128,7 +130,17 @@ async fn passed(gate: &Gate) -> Result<(), Verdict> {
     gate.wait().await.as_ref().copied().map_err(missing)
 }
 
-async fn connect(settings: &Settings) -> Result<Engine, Verdict> {
+/// Whoever runs the job. `without_shim` is the reason of a command's end for which there is none.
+async fn connect(
+    settings: &Settings,
+    job: &Job,
+    run_id: &str,
+    without_shim: Reason,
+) -> Result<Engine, Verdict> {
+    if let Command::Host(_) = job.command {
+        let engine = host::engine(&settings.state_dir, run_id).await;
+        return engine.map_err(|why| Verdict::without_exit(without_shim, why));
+    }
     Engine::connect(&settings.docker_host, settings.budgets.engine).await.map_err(|error| {
         let (host, error) = (&settings.docker_host, http::chain(&error));
         let message = format!("no Engine at {host}: {error}; is Docker running, and its socket mounted?");

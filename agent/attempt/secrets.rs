@@ -30,7 +30,7 @@ impl Attempt<'_> {
         if job.secrets.is_empty() {
             return Ok(());
         }
-        let env = patiently(self.budgets().engine, EngineError::may_pass, || container.env());
+        let env = patiently(self.patience, EngineError::may_pass, || container.env());
         let env = self.hastened(env).await?;
         let variables = env.iter().filter_map(|variable| variable.split_once('='));
         let secrets = variables.filter(|(name, _)| job.secrets.iter().any(|secret| secret.name == *name));
@@ -52,12 +52,14 @@ impl Attempt<'_> {
     }
 }
 
-/// Adds the secrets to the create call's body.
-pub(super) fn add_variables(body: &mut Map<String, Value>, secrets: &[Secret]) {
-    let variables = secrets.iter().map(|Secret { name, value }| format!("{name}={value}").into());
+/// Adds the attributes' variables and the secrets to the create call's body.
+pub(super) fn add_variables(body: &mut Map<String, Value>, env: &[(String, String)], secrets: &[Secret]) {
+    let secrets = secrets.iter().map(|Secret { name, value }| (name, value));
+    let all = env.iter().map(|(name, value)| (name, value)).chain(secrets);
+    let variables: Vec<Value> = all.map(|(name, value)| format!("{name}={value}").into()).collect();
     match body.get_mut("Env") {
         Some(Value::Array(env)) => env.extend(variables),
-        _ if secrets.is_empty() => {}
-        _ => drop(body.insert("Env".to_owned(), Value::Array(variables.collect()))),
+        _ if variables.is_empty() => {}
+        _ => drop(body.insert("Env".to_owned(), Value::Array(variables))),
     }
 }

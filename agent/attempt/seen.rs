@@ -28,8 +28,9 @@ pub(crate) struct Seen {
 impl Seen {
     /// What can be said of a job before anything was done.
     pub(crate) fn of(job: &Job) -> Self {
-        let image = Image { reference: job.command.image.to_string(), digest: None };
-        Self { image: Some(image), ..Self::default() }
+        let image = job.command.image();
+        let image = image.map(|image| Image { reference: image.to_string(), digest: None });
+        Self { image, ..Self::default() }
     }
 
     /// Blots the job's secrets out of what others say of it: an Engine's error may quote the environment.

@@ -9,7 +9,7 @@ use crate::{
     clock::Moment,
     engine::{Container, ContainerState, Engine, EngineError, Exit, OutputReader, patiently},
     http,
-    job::Job,
+    job::{Command, Job},
     lifecycle::Event,
     progress::{Phase, Progress},
     report::Reason,
@@ -41,8 +41,10 @@ impl Attempt<'_> {
         stopping: Option<Cause>,
     ) -> Result<Option<Started>, Verdict> {
         let container = engine.container(id);
-        let image = self.hastened(async { Ok(engine.image(&job.command.image).await.ok()) }).await?;
-        self.saw_digest(image.and_then(|image| image.digest));
+        if let Some(image) = job.command.image() {
+            let image = self.hastened(async { Ok(engine.image(image).await.ok()) }).await?;
+            self.saw_digest(image.and_then(|image| image.digest));
+        }
         let Some(state) = self.started(&container).await? else {
             self.journal.note(Event::NotStarted).await;
             return Ok(None);
@@ -59,7 +61,7 @@ impl Attempt<'_> {
     /// taken over, and never started again: whenever it may have been, that is looked at first.
     pub(super) async fn start(&mut self, claim: Claim, job: &Job) -> Result<Started, Verdict> {
         let Claim { container, attempt, mut may_have_started } = claim;
-        let wait = self.budgets().engine;
+        let wait = self.patience;
         let deadline = Instant::now() + wait;
         loop {
             if may_have_started && let Some(state) = self.started(&container).await? {
@@ -69,7 +71,7 @@ impl Attempt<'_> {
             // Nobody starts it once a stop ends this here.
             self.seen.spent = Some(container.id.clone());
             let (reader, exit) = self
-                .unless_stopped(listen(&container, job.command.tty, wait), Verdict::stopped_early)
+                .unless_stopped(listen(&container, job.command.tty(), wait), Verdict::stopped_early)
                 .await?;
             self.seen.spent = None;
             let output = self.output(Some(reader), &container, job, None);
@@ -88,14 +90,14 @@ impl Attempt<'_> {
                     tracing::warn!(error = http::chain(&error), "whether the job started is not known");
                     may_have_started = true;
                 }
-                Err(error) => return Err(self.start_failed(&container, &error).await),
+                Err(error) => return Err(self.start_failed(&container, job, &error).await),
             }
         }
     }
 
     /// The state of a container that was started; `None` if it was not.
     async fn started(&mut self, container: &Container) -> Result<Option<ContainerState>, Verdict> {
-        let wait = self.budgets().engine;
+        let wait = self.patience;
         self.hastened(state_if_started(container, wait)).await
     }
 
@@ -113,21 +115,25 @@ impl Attempt<'_> {
         (self.watcher)(Progress::Phase(Phase::Running { container: &container.id }));
         self.seen.started_at = state.started_at;
         let output = self.output(None, &container, job, state.started_at);
-        let exit = patiently(self.budgets().engine, EngineError::is_away, || container.not_running());
+        let exit = patiently(self.patience, EngineError::is_away, || container.not_running());
         let exit = self.hastened(exit).await?;
         Ok(Started { container, exit, output, run_before, stopping })
     }
 
     /// The Engine leaves the code that a shell would give (126, 127) in the container's state; its other
     /// codes there, such as 128 for a missing network, are nobody's.
-    async fn start_failed(&mut self, container: &Container, error: &EngineError) -> Verdict {
+    async fn start_failed(&mut self, container: &Container, job: &Job, error: &EngineError) -> Verdict {
         if error.is_away() {
             return engine_lost(error);
         }
         self.seen.spent = Some(container.id.clone());
         let state = container.state().await.ok();
         let exit_code = state.map(|state| state.exit_code).filter(|code| matches!(code, 126 | 127));
-        Verdict { exit_code, ..Verdict::without_exit(Reason::ContainerCannotRun, error.to_string()) }
+        let (reason, message) = match &job.command {
+            Command::Container(_) => (Reason::ContainerCannotRun, error.to_string()),
+            Command::Host(_) => (Reason::CommandCannotRun, error.words()),
+        };
+        Verdict { exit_code, ..Verdict::without_exit(reason, message) }
     }
 }
 

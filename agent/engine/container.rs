@@ -32,6 +32,10 @@ pub struct ContainerState {
     pub started_at: Option<SystemTime>,
     /// When it ended, if it did.
     pub finished_at: Option<SystemTime>,
+    /// Processes that went on after a command's end, and were ended. A container's go with it.
+    pub left_behind: Vec<String>,
+    /// Whether it ended and nobody saw how: a command whose shim was killed.
+    pub unseen: bool,
 }
 
 /// A container that was found by its name.
@@ -66,6 +70,10 @@ struct State {
     oom_killed: bool,
     started_at: String,
     finished_at: String,
+    #[serde(default)]
+    left_behind: Option<Vec<String>>,
+    #[serde(default)]
+    unseen: bool,
 }
 
 impl From<State> for ContainerState {
@@ -78,6 +86,8 @@ impl From<State> for ContainerState {
             started_at,
             // The Engine's FinishedAt was before its StartedAt in half of short runs (FACTS).
             finished_at: engine_time(&state.finished_at).max(started_at),
+            left_behind: state.left_behind.unwrap_or_default(),
+            unseen: state.unseen,
         }
     }
 }

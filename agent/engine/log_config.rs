@@ -49,6 +49,8 @@ impl LogConfig {
         match self.driver.as_str() {
             _ if !options.iter().all(harmless) => Some(0),
             "json-file" => size,
+            // The shim's own, which has an option once it dropped anything.
+            "longrun" => None,
             "local" => Some(size.unwrap_or(LOCAL_FILE)),
             // What can be read of others is a cache, or another program's.
             _ => Some(0),

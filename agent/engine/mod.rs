@@ -1,4 +1,5 @@
-//! The Docker Engine: the one place where its wire is spoken.
+//! The Docker Engine: the one place where its wire is spoken. The shim of a `host-command` speaks a part of it too
+//! (`host/`), and is one more Engine from here.
 //!
 //! Beside it stands what the kernel says of a container's memory, since the Engine does not say all of it.
 //! Leaves out deciding anything: calls go in, answers and errors come out. No client crate stands between,
@@ -10,7 +11,7 @@ mod log_config;
 mod memory;
 mod output;
 mod pull;
-mod tar;
+pub(crate) mod tar;
 
 use std::time::Duration;
 
@@ -119,6 +120,14 @@ impl EngineError {
         }
     }
 
+    /// The Engine's own words, if it answered; else what is wrong.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Refused { message, .. } => message.clone(),
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Undecodable { .. } => http::chain(self),
+        }
+    }
+
     /// Whether the same question may have another answer later: the Engine is away, or it is in trouble. For
     /// questions alone: what an Engine fails to do it answers 500 for too.
     pub fn may_pass(&self) -> bool {
@@ -174,6 +183,11 @@ impl Engine {
         let digest = digests.iter().find(of).or_else(|| digests.first());
         let digest = digest.and_then(|digest| Some(digest.split_once('@')?.1.to_owned()));
         Ok(PresentImage { digest, platform: format!("{}/{}", inspected.os, inspected.architecture) })
+    }
+
+    /// Tells a shim that it is not needed any more (`host`); Docker's Engine has no such call.
+    pub(crate) async fn dismiss(&self) -> Result<(), EngineError> {
+        call("dismissing the shim", QUICK, self.request(Method::POST, "/exit", &[])).await.map(drop)
     }
 
     fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {

@@ -1,4 +1,4 @@
-//! A tar archive of one file, as the Engine packs it. Pure.
+//! A tar archive of one file, as the Engine and the shim pack it. Pure.
 //!
 //! Forty lines instead of a crate: of the format nothing else is needed, and every size in it is somebody's claim.
 //!
@@ -24,6 +24,27 @@ pub(super) fn first_file(mut archive: &[u8]) -> Option<&[u8]> {
             _ => return None,
         }
     }
+}
+
+/// An archive of one file.
+pub(crate) fn of_file(content: &[u8]) -> Vec<u8> {
+    let mut archive = header(b'0', &format!("{:011o}", content.len()));
+    archive.extend(content);
+    archive.resize(archive.len().next_multiple_of(BLOCK), 0);
+    archive
+}
+
+/// A header with a right sum.
+fn header(kind: u8, size: &str) -> Vec<u8> {
+    let mut header = [0; BLOCK];
+    header[..4].copy_from_slice(b"file");
+    let size = &size.as_bytes()[..size.len().min(SIZE.len())];
+    header[SIZE.start..][..size.len()].copy_from_slice(size);
+    header[KIND] = kind;
+    header[CHECKSUM].fill(b' ');
+    let sum: u32 = header.iter().copied().map(u32::from).sum();
+    header[CHECKSUM][..7].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    header.to_vec()
 }
 
 fn size(header: &[u8; BLOCK]) -> Option<usize> {
@@ -108,18 +129,5 @@ mod tests {
         entry.extend(content);
         entry.resize(entry.len().next_multiple_of(BLOCK), 0);
         entry
-    }
-
-    /// A header with a right sum.
-    fn header(kind: u8, size: &str) -> Vec<u8> {
-        let mut header = [0; BLOCK];
-        header[..8].copy_from_slice(b"job.json");
-        header[SIZE.start..][..size.len().min(SIZE.len())]
-            .copy_from_slice(&size.as_bytes()[..size.len().min(SIZE.len())]);
-        header[KIND] = kind;
-        header[CHECKSUM].fill(b' ');
-        let sum: u32 = header.iter().copied().map(u32::from).sum();
-        header[CHECKSUM][..7].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        header.to_vec()
     }
 }

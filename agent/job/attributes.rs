@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 use reqwest::{Method, Url};
 use thiserror::Error;
 
-use super::{ContainerCommand, ExitCodes, ReadFile, SecretEnv, SecretVersion, Sinks, nearest, secrets};
+use super::{
+    Command, ContainerCommand, ExitCodes, HostCommand, ReadFile, SecretEnv, SecretVersion, Sinks, host,
+    nearest, secrets,
+};
 
 /// Attributes by name, as the metadata server gives them.
 pub type Attributes = BTreeMap<String, String>;
@@ -19,27 +22,24 @@ pub struct Attribute {
     pub default: &'static str,
     /// What it does.
     pub meaning: &'static str,
-    /// Whether this version can do it. An attribute that it cannot do makes the job invalid: nobody wants
-    /// to learn after a week that a bucket stayed empty.
-    pub built: bool,
 }
 
 const fn row(name: &'static str, default: &'static str, meaning: &'static str) -> Attribute {
-    Attribute { name, default, meaning, built: true }
-}
-
-const fn later(name: &'static str, default: &'static str, meaning: &'static str) -> Attribute {
-    Attribute { name, default, meaning, built: false }
+    Attribute { name, default, meaning }
 }
 
 /// Every attribute there is.
 pub const TABLE: &[Attribute] = &[
     row(
         "docker-command",
-        "required",
+        "one of the two",
         "a `docker run …` command line; POSIX shell quoting, nothing is expanded",
     ),
-    later("host-command", "", "a shell command run on the VM itself, for images other than COS"),
+    row(
+        "host-command",
+        "one of the two",
+        "a command for the VM's own `/bin/sh`; or, in several lines that begin with `#!`, a script for that interpreter",
+    ),
     row("callback-url", "required", "where the report goes"),
     row(
         "longrun-callback-method",
@@ -56,7 +56,7 @@ pub const TABLE: &[Attribute] = &[
     row(
         "longrun-max-attempts",
         "`1`",
-        "how often the job is started, 100 times at most: again if it exits with one of `longrun-retry-exit-codes` (out of memory too), or if a restart of Docker ended it, after a pause that grows from a second to a minute; never after `DeadlineExceeded`, `Stopped`, `Preempted`, `InvalidJob`, `ImagePullFailed` or `ContainerCannotRun`",
+        "how often the job is started, 100 times at most: again if it exits with one of `longrun-retry-exit-codes` (out of memory too), or if a restart of Docker ended it, after a pause that grows from a second to a minute; never after `DeadlineExceeded`, `Stopped`, `Preempted`, `InvalidJob`, `ImagePullFailed`, `ContainerCannotRun` or `CommandCannotRun`",
     ),
     row(
         "longrun-retry-exit-codes",
@@ -79,6 +79,8 @@ pub const TABLE: &[Attribute] = &[
         "none",
         "an absolute path in the container: a JSON file of 64 KiB at most that becomes `result` in the report",
     ),
+    row("longrun-user", "the agent's: `root`", "who a `host-command` runs as, by name or number"),
+    row("longrun-env-NAME", "", "the job's variable NAME, with this value as it is"),
     row(
         "longrun-secret-env-NAME",
         "",
@@ -108,6 +110,10 @@ const MOST_URL: usize = 8 << 10;
 const MOST_PATH: usize = 1 << 10;
 /// tokio's timers end some two years ahead, and a VM lives 120 days at most with maxRunDuration.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// What the names of our attributes begin with, but for the three of the article.
+const PREFIX: &str = "longrun-";
+/// `longrun-env-NAME` without the variable's name.
+const ENV: &str = "longrun-env-";
 /// The docker CLI's own default for `docker stop`.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -186,8 +192,8 @@ pub enum Preflight {
 /// What to run, and the bounds that it runs in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
-    /// The container.
-    pub command: ContainerCommand,
+    /// The container, or the command on the VM.
+    pub command: Command,
     /// Longest run.
     pub timeout: Option<Duration>,
     /// Between the stop signal and SIGKILL.
@@ -200,7 +206,9 @@ pub struct Job {
     pub on_reboot: OnReboot,
     /// Last bytes of the log in the report.
     pub log_tail: usize,
-    /// Variables beside those of the command.
+    /// Variables beside those of the command, with their values.
+    pub env: Vec<(String, String)>,
+    /// Variables beside those, whose values are secrets.
     pub secrets: Vec<SecretEnv>,
     /// Where else the log goes.
     pub sinks: Sinks,
@@ -242,7 +250,9 @@ impl Order {
         let log_tail = reader.read("longrun-log-tail", log_tail).unwrap_or(LOG_TAIL);
         let sinks = reader.read("longrun-logs", Sinks::parse).unwrap_or_default();
         let result_file = reader.read("longrun-result-file", result_file);
-        let command = reader.command(read);
+        let user = reader.read("longrun-user", host::user);
+        let command = reader.command(read, user);
+        let env = reader.env(command.as_ref());
         let secrets = reader.secrets(command.as_ref());
 
         let job = match command {
@@ -256,6 +266,7 @@ impl Order {
                     retry_exit_codes,
                     on_reboot,
                     log_tail,
+                    env,
                     secrets,
                     sinks,
                     result_file,
@@ -308,12 +319,21 @@ impl Reader<'_> {
         codes.unwrap_or_default()
     }
 
-    fn command(&mut self, read: ReadFile) -> Option<ContainerCommand> {
+    fn command(&mut self, read: ReadFile, user: Option<String>) -> Option<Command> {
         match (self.attributes.get("docker-command"), self.attributes.get("host-command")) {
             (Some(text), None) => {
-                ContainerCommand::parse(text, read).map_err(|error| self.problem(error)).ok()
+                if user.is_some() {
+                    self.problem(
+                        "longrun-user: it is for host-command; a container's user is `docker run --user`",
+                    );
+                }
+                let command = ContainerCommand::parse(text, read).map_err(|error| self.problem(error));
+                command.ok().map(Command::Container)
             }
-            (None, Some(_)) => None,
+            (None, Some(text)) => {
+                let command = HostCommand::parse(text, user);
+                command.map_err(|error| self.problem(error)).ok().map(Command::Host)
+            }
             (Some(_), Some(_)) => {
                 self.problem("docker-command and host-command are both set; keep one of them");
                 None
@@ -325,26 +345,40 @@ impl Reader<'_> {
         }
     }
 
-    fn secrets(&mut self, command: Option<&ContainerCommand>) -> Vec<SecretEnv> {
-        let attributes = self.attributes.range(secrets::ATTRIBUTE.to_owned()..);
-        let names = attributes.map_while(|(attribute, _)| attribute.strip_prefix(secrets::ATTRIBUTE));
-        names.filter(|name| !name.is_empty()).filter_map(|name| self.secret(name, command)).collect()
+    /// The variables that attributes with this prefix give, by name and value.
+    fn variables(&self, prefix: &str) -> Vec<(String, String)> {
+        let attributes = self.attributes.range(prefix.to_owned()..);
+        let named = attributes.map_while(|(attribute, value)| Some((attribute.strip_prefix(prefix)?, value)));
+        let named = named.filter(|(name, _)| !name.is_empty());
+        named.map(|(name, value)| (name.to_owned(), value.clone())).collect()
+    }
+
+    /// A value is taken as it is, blanks and line ends too.
+    fn env(&mut self, command: Option<&Command>) -> Vec<(String, String)> {
+        let env = self.variables(ENV);
+        for (name, value) in &env {
+            self.check_variable(ENV, name, command);
+            if value.contains('\0') {
+                self.problem(format_args!("{ENV}{name}: its value has a zero byte, which no variable can"));
+            }
+        }
+        env
+    }
+
+    fn secrets(&mut self, command: Option<&Command>) -> Vec<SecretEnv> {
+        let secrets = self.variables(secrets::ATTRIBUTE);
+        secrets.into_iter().filter_map(|(name, version)| self.secret(name, &version, command)).collect()
     }
 
     /// The secret that becomes this variable, which is the only one to do so.
-    fn secret(&mut self, name: &str, command: Option<&ContainerCommand>) -> Option<SecretEnv> {
+    fn secret(&mut self, name: String, version: &str, command: Option<&Command>) -> Option<SecretEnv> {
+        self.check_variable(secrets::ATTRIBUTE, &name, command);
         let attribute = format!("{}{name}", secrets::ATTRIBUTE);
-        if !secrets::is_variable(name) {
-            self.problem(format_args!(
-                "{attribute}: `{name}` cannot be a variable's name; use letters, digits and _, and no digit first"
-            ));
-        } else if command.is_some_and(|command| command.has_env(name)) {
-            self.problem(format_args!(
-                "{attribute}: docker-command has the variable {name} too, by --env or --env-file; keep one of them"
-            ));
+        if self.attributes.contains_key(&format!("{ENV}{name}")) {
+            self.problem(format_args!("{attribute}: {ENV}{name} is set too; keep one of them"));
         }
-        match SecretVersion::parse(self.attributes[&attribute].trim()) {
-            Ok(version) => Some(SecretEnv { name: name.to_owned(), version }),
+        match SecretVersion::parse(version.trim()) {
+            Ok(version) => Some(SecretEnv { name, version }),
             Err(expected) => {
                 self.problem(format_args!("{attribute}: its value cannot be used; expected {expected}"));
                 None
@@ -352,21 +386,30 @@ impl Reader<'_> {
         }
     }
 
-    /// Complains of `longrun-*` attributes that do not exist, and of any that this version cannot do.
+    /// A name that a variable can have, and that the command itself does not give to one.
+    fn check_variable(&mut self, prefix: &str, name: &str, command: Option<&Command>) {
+        if !secrets::is_variable(name) {
+            self.problem(format_args!(
+                "{prefix}{name}: `{name}` cannot be a variable's name; use letters, digits and _, and no digit first"
+            ));
+        } else if command.and_then(Command::container).is_some_and(|command| command.has_env(name)) {
+            self.problem(format_args!(
+                "{prefix}{name}: docker-command has the variable {name} too, by --env or --env-file; keep one of them"
+            ));
+        }
+    }
+
+    /// Complains of `longrun-*` attributes that do not exist.
     fn check_names(&mut self) {
         for name in self.attributes.keys() {
-            match TABLE.iter().find(|row| row.is(name)) {
-                Some(row) if row.built => {}
-                Some(_) => self.problem(format_args!(
-                    "{name}: this version of longrun-agent does not have it yet; remove it"
-                )),
-                None if name.starts_with("longrun-") => {
-                    let near = nearest(name, TABLE.iter().map(|row| row.name))
-                        .map(|near| format!("; the nearest known one is {near}"));
-                    self.problem(format_args!("{name}: unknown attribute{}", near.unwrap_or_default()));
-                }
-                None => {}
-            }
+            // The prefix that all have makes none of them near.
+            let Some(own) = name.strip_prefix(PREFIX).filter(|_| !TABLE.iter().any(|row| row.is(name)))
+            else {
+                continue;
+            };
+            let near = nearest(own, TABLE.iter().filter_map(|row| row.name.strip_prefix(PREFIX)));
+            let near = near.map(|near| format!("; the nearest known one is {PREFIX}{near}"));
+            self.problem(format_args!("{name}: unknown attribute{}", near.unwrap_or_default()));
         }
     }
 
@@ -386,8 +429,8 @@ impl Attribute {
 
 /// `--stop-timeout`, else ten seconds. A negative one is docker's "for ever"; a supervisor with deadlines
 /// has no for ever, so that is a day.
-fn command_grace(command: &ContainerCommand) -> Duration {
-    match command.stop_timeout {
+fn command_grace(command: &Command) -> Duration {
+    match command.container().and_then(|command| command.stop_timeout) {
         None => GRACE,
         Some(seconds) => {
             let seconds = u64::try_from(seconds).map_or(Duration::from_secs(24 * 3600), Duration::from_secs);
@@ -489,22 +532,26 @@ mod tests {
     #[test]
     fn the_readmes_table_is_this_one() {
         let mut expected = String::from("| attribute | default | meaning |\n| --- | --- | --- |\n");
-        for row in TABLE.iter().filter(|row| row.built) {
+        for row in TABLE {
             expected += &format!("| `{}` | {} | {} |\n", row.name, row.default, row.meaning);
         }
         assert!(include_str!("../../README.md").contains(&expected), "the README should have:\n{expected}");
     }
 
     #[test]
-    fn the_readmes_example_has_every_attribute_and_can_be_used() {
+    fn the_readmes_examples_have_every_attribute_and_can_be_used() {
         let readme = include_str!("../../README.md");
-        let (_, example) = readme.split_once("Each with an example:\n\n```json\n").unwrap();
-        let (example, _) = example.split_once("```").unwrap();
-        let attributes: Attributes = serde_json::from_str(example).unwrap();
-        for row in TABLE.iter().filter(|row| row.built) {
-            assert!(attributes.keys().any(|name| row.is(name)), "{}", row.name);
+        let mut shown = Vec::new();
+        for before in ["Each with an example:\n\n```json\n", "Or, on the VM itself:\n\n```json\n"] {
+            let (_, example) = readme.split_once(before).unwrap();
+            let (example, _) = example.split_once("```").unwrap();
+            let attributes: Attributes = serde_json::from_str(example).unwrap();
+            assert_eq!(Order::read(&attributes, no_file).unwrap().job.err(), None);
+            shown.extend(attributes.into_keys());
         }
-        assert_eq!(Order::read(&attributes, no_file).unwrap().job.err(), None);
+        for row in TABLE {
+            assert!(shown.iter().any(|name| row.is(name)), "{}", row.name);
+        }
     }
 
     #[test]
@@ -522,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn every_attribute_that_is_built_is_read() {
+    fn every_attribute_is_read() {
         let order = order(&[
             ("longrun-callback-method", "put"),
             ("longrun-callback-auth", "none"),
@@ -534,6 +581,7 @@ mod tests {
             ("longrun-log-tail", "128KiB"),
             ("longrun-secret-env-B_2", " key:2 "),
             ("longrun-secret-env-A", "projects/p/secrets/key"),
+            ("longrun-env-GREETING", " it's $HOME\n"),
             ("longrun-when-orphaned", "delete-vm"),
             ("longrun-preflight", "require"),
             ("longrun-logs", "cloud-logging, gs://my-logs/runs"),
@@ -551,6 +599,7 @@ mod tests {
         assert_eq!(job.result_file.as_deref(), Some("/out/my result.json"));
         assert!([1, 75, 100, 110].into_iter().all(|code| job.retry_exit_codes.contains(code)));
         assert!(![2, 99, 111].into_iter().any(|code| job.retry_exit_codes.contains(code)));
+        assert_eq!(job.env, [("GREETING".to_owned(), " it's $HOME\n".to_owned())]);
         let secrets: Vec<_> =
             job.secrets.iter().map(|secret| (&*secret.name, secret.version.to_string())).collect();
         assert_eq!(
@@ -684,14 +733,45 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_comes_from_one_place() {
+        let env = ("longrun-env-KEY", "x");
+        for (command, other, problem) in [
+            (
+                "docker run -e KEY=x a",
+                env,
+                "longrun-env-KEY: docker-command has the variable KEY too, by --env or --env-file; keep one of them",
+            ),
+            (
+                "docker run a",
+                ("longrun-env-1A", "x"),
+                "longrun-env-1A: `1A` cannot be a variable's name; use letters, digits and _, and no digit first",
+            ),
+            (
+                "docker run a",
+                ("longrun-secret-env-KEY", "key"),
+                "longrun-secret-env-KEY: longrun-env-KEY is set too; keep one of them",
+            ),
+        ] {
+            let attributes = [("docker-command", command), env, other];
+            assert_eq!(order(&attributes).unwrap().job.unwrap_err(), [problem]);
+        }
+    }
+
+    #[test]
+    fn a_user_is_for_a_command_on_the_vm() {
+        let problems = order(&[("longrun-user", "nobody")]).unwrap().job.unwrap_err();
+        assert_eq!(
+            problems,
+            ["longrun-user: it is for host-command; a container's user is `docker run --user`"]
+        );
+    }
+
+    #[test]
     fn one_command_is_needed_and_no_more() {
         let problems = |attributes: &[(&str, &str)]| order(attributes).unwrap().job.unwrap_err();
         assert_eq!(
             problems(&[("host-command", "true")]),
-            [
-                "host-command: this version of longrun-agent does not have it yet; remove it",
-                "docker-command and host-command are both set; keep one of them"
-            ]
+            ["docker-command and host-command are both set; keep one of them"]
         );
         let mut none = attributes(&[]);
         none.remove("docker-command");

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! attributes ──▶ Order { callback, job }      attributes.rs, exit_codes.rs, secrets.rs, sinks.rs
+//! host-command ──▶ Job                        host.rs; either command: runtimes.rs
 //! docker-command ──▶ words ──▶ flags ──▶ Job  command.rs, shell.rs, pflag.rs, flags.rs, image.rs
 //! a flag's value ──▶ the Engine's field       values.rs, devices.rs, files.rs, mounts.rs, networks.rs,
 //!                                             platforms.rs, go.rs
@@ -18,11 +19,13 @@ mod exit_codes;
 mod files;
 mod flags;
 mod go;
+mod host;
 mod image;
 mod mounts;
 mod networks;
 mod pflag;
 mod platforms;
+mod runtimes;
 mod secrets;
 mod shell;
 mod sinks;
@@ -35,8 +38,11 @@ pub use command::{CommandError, ContainerCommand};
 pub use create::{EngineApi, Pull};
 pub use exit_codes::ExitCodes;
 pub use files::ReadFile;
+pub use host::HostCommand;
 pub use image::{ImageError, ImageReference};
 pub use pflag::WordError;
+pub use runtimes::Command;
+pub(crate) use runtimes::{HOST_CGROUP, SHIM_PATIENCE};
 pub use secrets::{SecretEnv, SecretVersion};
 pub use sinks::{Bucket, Sinks};
 

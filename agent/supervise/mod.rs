@@ -232,6 +232,9 @@ async fn watch_exit(
         // An Engine that answers every wait at once with an error must not be asked without a pause.
         sleep(delays.next().unwrap_or(RESEND)).await;
         let state = insist(away, || container.state()).await?;
+        if state.unseen {
+            return Err("what kept the command's exit status was killed, and the command with it".to_owned());
+        }
         if !state.running {
             return Ok(Exited { code: state.exit_code, unwatched: true });
         }

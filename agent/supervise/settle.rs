@@ -173,17 +173,26 @@ impl Settled {
     pub(crate) fn verdict(&self, job: &Job, memory: MemorySeen) -> Verdict {
         match &self.end.seen {
             Err(why) => Verdict::lost(self.end.cause, why),
-            Ok(exited) => Verdict::of(Ended {
+            Ok(exited) => self.with_left_behind(Verdict::of(Ended {
                 code: exited.code,
                 // On cgroup v2 the Engine misses a child that was killed (FACTS).
                 oom_killed: memory.oom_kills > 0
                     || self.look.state.as_ref().is_some_and(|state| state.oom_killed),
                 cause: self.end.cause,
                 by_engine: self.look.by_engine,
-                limit: job.command.memory.or(memory.limit),
+                limit: job.command.memory().or(memory.limit),
                 peak: memory.peak,
                 timeout: job.timeout,
-            }),
+            })),
         }
+    }
+
+    /// A command's processes that went on after it are told, since they were ended.
+    fn with_left_behind(&self, mut verdict: Verdict) -> Verdict {
+        let left = self.look.state.as_ref().map(|state| state.left_behind.join(", ")).unwrap_or_default();
+        if !left.is_empty() {
+            verdict.message += &format!("; it left processes behind, which were ended: {left}");
+        }
+        verdict
     }
 }

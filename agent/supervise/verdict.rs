@@ -119,6 +119,7 @@ impl Verdict {
             | Reason::InvalidJob
             | Reason::ImagePullFailed
             | Reason::ContainerCannotRun
+            | Reason::CommandCannotRun
             | Reason::EngineLost
             | Reason::Orphaned => Outcome::Failed,
         }

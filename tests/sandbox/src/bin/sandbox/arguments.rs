@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 pub(crate) const USAGE: &str = "\
 usage: sandbox [options] [docker run …]   run the job as a VM would, and show its report;
                                           without a command, a demo job
+       sandbox [options] host COMMAND      the same with a shell command on this machine, which needs no Docker
        sandbox serve [options] [docker run …]
                                           keep the fakes up for an agent, curl or gcloud
        sandbox workflow FILE [--arg NAME=VALUE …] [--vm FATE …]
@@ -24,6 +25,15 @@ options:
   --arg NAME=VALUE         workflow: an argument, as JSON or as text; may be repeated
   --vm FATE                workflow: what happens to the first VM, the second, …: spared, preempted, lost, refused or
                            told-twice";
+
+/// A job on the command line, as the attribute that it becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// `docker-command`, from `docker` or `run` on.
+    Docker(String),
+    /// `host-command`, after `host`.
+    Host(String),
+}
 
 /// What to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,8 +65,8 @@ pub(crate) struct Arguments {
     pub(crate) workflow: PathBuf,
     pub(crate) args: Map<String, Value>,
     pub(crate) fates: Vec<Fate>,
-    /// From `docker` on; empty for the demo job.
-    pub(crate) docker_run: Vec<String>,
+    /// What to run; `None` for the demo job.
+    pub(crate) command: Option<Command>,
 }
 
 impl Arguments {
@@ -93,28 +103,33 @@ impl Arguments {
                 "--attribute" => arguments.attributes.push(named("--attribute", &value()?)?),
                 "--secret" => arguments.secrets.push(named("--secret", &value()?)?),
                 "docker" | "run" => {
-                    arguments.docker_run = std::iter::once(word).chain(words.by_ref()).collect();
+                    let words: Vec<_> = std::iter::once(word).chain(words.by_ref()).collect();
+                    arguments.command = Some(Command::Docker(shell_words::join(words)));
+                }
+                "host" => {
+                    let text = words.by_ref().collect::<Vec<_>>().join(" ");
+                    arguments.command = Some(Command::Host(text));
                 }
                 _ => {
                     return Err(format!(
-                        "sandbox: `{word}` is neither an option nor `docker run …`\n\n{USAGE}"
+                        "sandbox: `{word}` is neither an option, `docker run …` nor `host …`\n\n{USAGE}"
                     ));
                 }
             }
         }
-        let two_commands = !arguments.docker_run.is_empty()
-            && arguments.attributes.iter().any(|(name, _)| name == "docker-command");
-        match two_commands {
-            true => {
-                Err("sandbox: a command after the options and one in --attribute docker-command; give one"
-                    .to_owned())
-            }
+        match arguments.command.is_some() && arguments.has_ordered() {
+            true => Err("sandbox: a command after the options and one in --attribute; give one".to_owned()),
             false => Ok(arguments),
         }
     }
 }
 
 impl Arguments {
+    /// Whether an attribute says what to run.
+    pub(crate) fn has_ordered(&self) -> bool {
+        self.attributes.iter().any(|(name, _)| ["docker-command", "host-command"].contains(&name.as_str()))
+    }
+
     /// The workflow's argument. What only a real project needs has a value here, for a task's workflow too; where there
     /// is nothing to run, it is the demo job.
     pub(crate) fn argument(&self, demo: &str) -> Value {
@@ -175,7 +190,9 @@ mod tests {
         let arguments = parse("serve --once --attribute longrun-timeout=2s docker run --once a").unwrap();
         assert_eq!((arguments.mode, arguments.once), (Mode::Serve, true));
         assert_eq!(arguments.attributes, [("longrun-timeout".to_owned(), "2s".to_owned())]);
-        assert_eq!(arguments.docker_run, ["docker", "run", "--once", "a"]);
+        assert_eq!(arguments.command, Some(Command::Docker("docker run --once a".to_owned())));
+        let arguments = parse("--once host echo hello").unwrap();
+        assert_eq!(arguments.command, Some(Command::Host("echo hello".to_owned())));
         assert_eq!(parse("").unwrap(), Arguments::default());
         assert_eq!(parse("--help").unwrap().mode, Mode::Help);
         assert_eq!(parse("--attribute=a=b=c").unwrap().attributes, [("a".to_owned(), "b=c".to_owned())]);
@@ -209,6 +226,7 @@ mod tests {
             ("--attribute x", "`x`: expected NAME=VALUE"),
             ("--secret x", "--secret `x`: expected NAME=VALUE"),
             ("--attribute docker-command=x docker run a", "give one"),
+            ("--attribute host-command=x docker run a", "give one"),
             ("workflow --arg a=b", "workflow needs a file"),
             ("workflow a.yaml --vm gone", "--vm `gone`: expected spared"),
             ("--listen 80", "`80`: expected address:port"),

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use longrun_agent::{agent, exit, progress::Watcher, settings::Settings, supervise};
+use longrun_agent::{agent, exit, host, progress::Watcher, settings::Settings, supervise};
 use sandbox::{Sandbox, workflow};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +21,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use arguments::{Arguments, Mode};
+use arguments::{Arguments, Command, Mode};
 
 /// What `docker run` answers when the job could not be run, and so has no exit code.
 const NOT_RUN: u8 = 125;
@@ -30,8 +30,23 @@ const ENGINE_WAIT: Duration = Duration::from_secs(5);
 /// A person waits for minutes, not for a day.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(120);
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    // A shim has one thread.
+    if let Some(code) = host::helper(&words) {
+        return code;
+    }
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(answer()),
+        Err(error) => {
+            view::say(&format!("sandbox: {error}"));
+            exit::Code::Unavailable.into()
+        }
+    }
+}
+
+async fn answer() -> ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(text) => {
@@ -203,14 +218,15 @@ async fn prepare(arguments: &Arguments) -> io::Result<Sandbox> {
         false => sandbox.callback_url(),
     };
     sandbox.set_attribute("callback-url", &callback);
-    match &arguments.docker_run[..] {
-        [] if arguments.attributes.iter().any(|(name, _)| name == "docker-command") => {}
-        [] => {
+    match &arguments.command {
+        None if arguments.has_ordered() => {}
+        None => {
             let image = job_image().await?;
             view::say("no command given, so this is the demo job");
             sandbox.set_attribute("docker-command", &format!("docker run --rm {image} demo"));
         }
-        words => sandbox.set_attribute("docker-command", &shell_words::join(words)),
+        Some(Command::Docker(text)) => sandbox.set_attribute("docker-command", text),
+        Some(Command::Host(text)) => sandbox.set_attribute("host-command", text),
     }
     for (name, value) in &arguments.attributes {
         sandbox.set_attribute(name, value);

@@ -1,0 +1,318 @@
+//! The one command that a shim holds: created, started, ended.
+//!
+//! ```text
+//!   Created ──▶ Running ──▶ Ended
+//!      └──▶ Refused
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::ExitStatusExt},
+    },
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use serde::Deserialize;
+use tokio::{net::unix::pipe, sync::watch, time::timeout};
+
+use super::{
+    LAUNCH, THIS_PROGRAM,
+    cgroup::Cgroup,
+    launch::{self, Launch, Refusal},
+    log::{self, Log},
+    output::Output,
+    processes,
+    record::{Ended, Record},
+};
+
+/// For the pipes to be closed after the command's end: who was left behind holds them, and who is ended closes them.
+const CLOSE: Duration = Duration::from_secs(5);
+/// For a launcher to become its command, or to say why not: it asks the VM for a user and a program.
+const LAUNCHED: Duration = Duration::from_secs(30);
+/// Of those who were left behind, so many are named.
+const MOST_NAMED: usize = 10;
+
+/// A create call's body, as `job::HostCommand` writes it, with what the agent adds. It may hold secrets.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Order {
+    pub(super) cmd: Vec<String>,
+    user: Option<String>,
+    script: Option<String>,
+    program: Option<String>,
+    #[serde(default)]
+    pub(super) env: Vec<String>,
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    host_config: HostConfig,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HostConfig {
+    oom_score_adj: Option<i32>,
+}
+
+/// How a command is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Created,
+    /// It could not be started, with the code that a shell would give that.
+    Refused(i64),
+    Running,
+    Ended(Ended),
+}
+
+/// A command.
+pub(super) struct Held {
+    folder: PathBuf,
+    /// Of one that another shim started there is none any more.
+    pub(super) order: Order,
+    record: Mutex<Record>,
+    pub(super) output: Output,
+    pub(super) state: watch::Sender<State>,
+    /// How its first process ended.
+    exit: watch::Sender<Option<ExitStatus>>,
+}
+
+/// How starting it went.
+pub(super) enum Start {
+    Started,
+    /// It was before.
+    Already,
+    Refused(Refusal),
+}
+
+impl Held {
+    /// A command that was ordered.
+    pub(super) fn create(folder: &Path, id: String, name: String, boot_id: String, order: Order) -> Self {
+        let labels = order.labels.clone();
+        log::remove(folder);
+        let record = Record { id, name, labels, boot_id, started_at: None, session: None, ended: None };
+        Self::new(folder, order, record, State::Created)
+    }
+
+    /// One that another shim started in this folder. It went with its shim, or with the boot; who is left of it is
+    /// ended.
+    pub(super) async fn found(folder: &Path, boot_id: &str) -> Option<Self> {
+        let mut record = Record::read(folder)?;
+        if record.ended.is_none() && record.boot_id == boot_id {
+            let (cgroup, session) = (Cgroup::of(&record.id), record.session);
+            let left = || {
+                let of_session = session.map(processes::of_session).unwrap_or_default();
+                cgroup.processes().into_iter().chain(of_session).collect()
+            };
+            processes::end(left).await;
+            cgroup.remove();
+        }
+        let unseen = || Ended { code: None, at: None, oom_killed: false, left_behind: Vec::new() };
+        let ended = record.ended.get_or_insert_with(unseen).clone();
+        Some(Self::new(folder, Order::default(), record, State::Ended(ended)))
+    }
+
+    fn new(folder: &Path, order: Order, record: Record, state: State) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            order,
+            record: Mutex::new(record),
+            output: Output::new(Log::open(folder)),
+            state: watch::Sender::new(state),
+            exit: watch::Sender::new(None),
+        }
+    }
+
+    /// What is known of it.
+    pub(super) fn record(&self) -> Record {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts it, and follows it to its end in a task of its own. Before, the disk knows that it is.
+    pub(super) async fn start(self: &Arc<Self>) -> Start {
+        if *self.state.borrow() != State::Created {
+            return Start::Already;
+        }
+        self.note(|record| record.started_at = Some(SystemTime::now())).await;
+        let cgroup = Cgroup::create(&self.record().id);
+        match self.launch(cgroup.as_ref()).await {
+            Ok((pid, out, err)) => {
+                self.state.send_replace(State::Running);
+                let held = Arc::clone(self);
+                tokio::spawn(async move { held.follow(cgroup, out, err).await });
+                // Only who comes after a shim that was killed needs this.
+                self.note(|record| record.session = Some(pid.as_raw())).await;
+                Start::Started
+            }
+            Err(refusal) => {
+                self.record.lock().unwrap_or_else(PoisonError::into_inner).started_at = None;
+                Record::remove(&self.folder);
+                if let Some(cgroup) = cgroup {
+                    cgroup.remove();
+                }
+                self.state.send_replace(State::Refused(refusal.code));
+                Start::Refused(refusal)
+            }
+        }
+    }
+
+    /// Starts the launcher and waits until it has become the command.
+    async fn launch(
+        &self,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<(Pid, pipe::Receiver, pipe::Receiver), Refusal> {
+        let failed = |error: io::Error| Refusal::new(126, format!("the command cannot be started: {error}"));
+        let (mut ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let ((out, out_end), (err, err_end)) = (io::pipe().map_err(failed)?, io::pipe().map_err(failed)?);
+        let mut launcher = Command::new(THIS_PROGRAM);
+        let env = self.order.env.iter().filter_map(|variable| variable.split_once('='));
+        launcher.arg(LAUNCH).env_clear().envs(env);
+        launcher.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(out_end).stderr(err_end);
+        // The reaper, which is on this thread too, waits for it.
+        let child = launcher.spawn().map_err(failed)?;
+        let pid = Pid::from_raw(child.id().try_into().unwrap_or(i32::MAX));
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).session = Some(pid.as_raw());
+        // It holds the other ends of the pipes.
+        drop(launcher);
+        let orders = serde_json::to_vec(&self.orders(cgroup)).unwrap_or_default();
+        let answer = tokio::task::spawn_blocking(move || {
+            ours.set_read_timeout(Some(LAUNCHED))?;
+            ours.write_all(&orders)?;
+            ours.shutdown(Shutdown::Write)?;
+            let mut answer = Vec::new();
+            ours.read_to_end(&mut answer).map(|_| answer)
+        });
+        let answer = answer.await.map_err(io::Error::other).flatten().map_err(failed)?;
+        if !answer.is_empty() {
+            let unreadable = |error: serde_json::Error| failed(error.into());
+            return Err(serde_json::from_slice(&answer).map_err(unreadable)?);
+        }
+        let receiver = |pipe: io::PipeReader| pipe::Receiver::from_owned_fd(pipe.into());
+        Ok((pid, receiver(out).map_err(failed)?, receiver(err).map_err(failed)?))
+    }
+
+    fn orders(&self, cgroup: Option<&Cgroup>) -> Launch {
+        let Order { cmd, user, script, program, host_config, .. } = &self.order;
+        Launch {
+            argv: cmd.clone(),
+            script: script.clone(),
+            program: program.clone(),
+            user: user.clone(),
+            folder: self.folder.clone(),
+            oom_score_adj: host_config.oom_score_adj,
+            cgroup: cgroup.map(Cgroup::procs),
+        }
+    }
+
+    /// From its start to its end, and that of all that it left behind.
+    async fn follow(&self, cgroup: Option<Cgroup>, out: pipe::Receiver, err: pipe::Receiver) {
+        let of = cgroup.clone();
+        let ended = async {
+            let mut exit = self.exit.subscribe();
+            let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+            let at = SystemTime::now();
+            let left = || descendants(of.as_ref());
+            let left_behind = named(&processes::that_stay(left).await);
+            processes::end(left).await;
+            let oom_killed = of.as_ref().is_some_and(Cgroup::ran_out_of_memory);
+            Ended { code: status.map(code), at: Some(at), oom_killed, left_behind }
+        };
+        let mut reading = std::pin::pin!(self.output.read(out, err));
+        let mut ended = std::pin::pin!(ended);
+        let ended = tokio::select! {
+            ended = &mut ended => {
+                let _ = timeout(CLOSE, reading).await;
+                ended
+            }
+            () = &mut reading => ended.await,
+        };
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).ended = Some(ended.clone());
+        if let Some(cgroup) = cgroup {
+            cgroup.remove();
+        }
+        self.state.send_replace(State::Ended(ended));
+        self.output.close();
+        self.note(|_| ()).await;
+    }
+
+    /// A child of this process ended; it may be the first of the command.
+    pub(super) fn reaped(&self, pid: i32, status: ExitStatus) {
+        if self.record().session == Some(pid) {
+            self.exit.send_replace(Some(status));
+        }
+    }
+
+    /// Sends a signal to its process group; SIGKILL to all that it started, wherever they are. `false` if it does not
+    /// run.
+    pub(super) fn signal(&self, signal: Signal) -> bool {
+        let Some(session) = self.record().session.filter(|_| *self.state.borrow() == State::Running) else {
+            return false;
+        };
+        // A group that is gone is about to be reaped.
+        let _ = killpg(Pid::from_raw(session), signal);
+        if signal == Signal::SIGKILL {
+            processes::signal(&descendants(Some(&Cgroup::of(&self.record().id))), signal);
+        }
+        true
+    }
+
+    /// Ends it, if it runs, and forgets everything.
+    pub(super) async fn remove(&self) {
+        let mut state = self.state.subscribe();
+        if self.signal(Signal::SIGKILL) {
+            let over = state.wait_for(|state| *state != State::Running);
+            let _ = timeout(CLOSE * 2, over).await;
+        }
+        Record::remove(&self.folder);
+        log::remove(&self.folder);
+        let _ = std::fs::remove_file(self.folder.join(launch::SCRIPT));
+        let _ = std::fs::remove_dir_all(self.folder.join(launch::WORK));
+    }
+
+    /// Changes the record, and writes it down. A disk that is full costs what only it would know after a reboot.
+    async fn note(&self, change: impl FnOnce(&mut Record)) {
+        let record = {
+            let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&mut record);
+            record.clone()
+        };
+        let folder = self.folder.clone();
+        let written = tokio::task::spawn_blocking(move || record.write(&folder)).await;
+        if let Err(error) = written.map_err(io::Error::other).flatten() {
+            eprintln!("the record cannot be written: {error}");
+        }
+    }
+}
+
+/// All that descend from this shim, and all in the command's cgroup.
+fn descendants(cgroup: Option<&Cgroup>) -> Vec<i32> {
+    let mut all = processes::descendants(std::process::id().try_into().unwrap_or(i32::MAX));
+    all.extend(cgroup.map(Cgroup::processes).unwrap_or_default());
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+fn named(left: &[i32]) -> Vec<String> {
+    let mut named: Vec<_> = left.iter().take(MOST_NAMED).map(|id| processes::name(*id)).collect();
+    if left.len() > MOST_NAMED {
+        named.push(format!("{} more", left.len() - MOST_NAMED));
+    }
+    named
+}
+
+/// As a shell and the Engine tell it.
+fn code(status: ExitStatus) -> i64 {
+    let signal = || 128 + status.signal().unwrap_or_default();
+    status.code().unwrap_or_else(signal).into()
+}
