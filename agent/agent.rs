@@ -174,10 +174,10 @@ impl Agent<'_> {
                             error = http::chain(&error),
                             "the container was not removed"
                         );
-                        return self.finish(how);
+                        return self.finish(how).await;
                     }
                 },
-                Action::Finish(how) => return self.finish(how),
+                Action::Finish(how) => return self.finish(how).await,
             };
             self.journal.note(event).await;
         }
@@ -293,11 +293,7 @@ impl Agent<'_> {
             let engine =
                 Engine::connect(host.as_ref().unwrap_or(&self.settings.docker_host), TIDY_UP).await?;
             let container = engine.container(container);
-            patiently(TIDY_UP, EngineError::is_away, || container.remove(with_volumes)).await?;
-            match host {
-                Some(_) => engine.dismiss().await,
-                None => Ok(()),
-            }
+            patiently(TIDY_UP, EngineError::is_away, || container.remove(with_volumes)).await
         };
         let removed = self.stop.hastens(TIDY_UP, timeout(TIDY_UP, removing)).await.ok().and_then(Result::ok);
         let silent = EngineError::Silent { doing: "removing the container", after: TIDY_UP };
@@ -307,7 +303,10 @@ impl Agent<'_> {
         }
     }
 
-    fn finish(&self, how: Told) -> Result<(), Failure> {
+    async fn finish(&self, how: Told) -> Result<(), Failure> {
+        if let Ok(Command::Host(_)) = self.order.job.as_ref().map(|job| &job.command) {
+            host::dismiss(&self.settings.state_dir, &self.run_id).await;
+        }
         match how {
             Told::Gone => Err(Undelivered::Gone.into()),
             Told::Accepted => {

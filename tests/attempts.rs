@@ -4,12 +4,20 @@
 
 mod machinery;
 
-use machinery::{Agent, GIVEN, Given, docker, host::Shared, start};
+use machinery::{Agent, GIVEN, Given, Runtime, docker, host::Shared, on_both, start};
 use serde_json::{Value, json};
 use tokio::{join, task::JoinSet};
 
 const TWICE: (&str, &str) = ("longrun-max-attempts", "2");
 const THRICE: (&str, &str) = ("longrun-max-attempts", "3");
+
+on_both! {
+    each_attempt_is_told_with_its_own_end_and_the_report_with_the_last_ones,
+    an_agent_that_is_killed_between_two_attempts_goes_on_with_the_right_one,
+    an_agent_that_is_killed_in_the_pause_or_in_the_next_attempt_goes_on_with_the_right_one,
+    a_stop_between_two_attempts_is_told_and_so_is_the_one_that_failed,
+    a_stop_of_the_second_attempt_is_not_followed_by_a_third,
+}
 
 #[tokio::test]
 async fn a_job_is_tried_again_until_it_succeeds_or_may_not() {
@@ -55,11 +63,10 @@ async fn what_another_attempt_would_not_mend_is_not_tried_again() {
     running.join_all().await;
 }
 
-#[tokio::test]
-async fn each_attempt_is_told_with_its_own_end_and_the_report_with_the_last_ones() {
+async fn each_attempt_is_told_with_its_own_end_and_the_report_with_the_last_ones(runtime: Runtime) {
     let shared = Shared::folder();
     let command = shared.command("print first once /vm/failed 3 print second exit 143");
-    let given = Given { command: &command, attributes: &[TWICE], ..GIVEN };
+    let given = Given { command: &command, attributes: &[TWICE], runtime, ..GIVEN };
     let report = machinery::run(given).await.report();
     let [first, second] = [0, 1].map(|at| &report["attempts"][at]);
     assert_eq!(first["message"], "the job exited with code 3");
@@ -89,8 +96,7 @@ async fn every_attempt_has_the_commands_name_and_volumes_and_no_other_ones_files
     row("/data", json!(["Error 3", "Error 3"])).await;
 }
 
-#[tokio::test]
-async fn an_agent_that_is_killed_between_two_attempts_goes_on_with_the_right_one() {
+async fn an_agent_that_is_killed_between_two_attempts_goes_on_with_the_right_one(runtime: Runtime) {
     let mut running = JoinSet::new();
     for point in [
         "journal: to be written#2",
@@ -103,7 +109,13 @@ async fn an_agent_that_is_killed_between_two_attempts_goes_on_with_the_right_one
             let shared = Shared::folder();
             let command = shared.command("once /vm/a 3 once /vm/b 4 exit 5");
             let environment = [("LONGRUN_FAIL_AT", point)];
-            let given = Given { command: &command, attributes: &[TWICE], environment: &environment, ..GIVEN };
+            let given = Given {
+                command: &command,
+                attributes: &[TWICE],
+                environment: &environment,
+                runtime,
+                ..GIVEN
+            };
             let mut agent = start(given).await;
             agent.is_gone().await;
             let report = agent.killed_and_started_again().await.ended().await.report();
@@ -113,11 +125,12 @@ async fn an_agent_that_is_killed_between_two_attempts_goes_on_with_the_right_one
     running.join_all().await;
 }
 
-#[tokio::test]
-async fn an_agent_that_is_killed_in_the_pause_or_in_the_next_attempt_goes_on_with_the_right_one() {
+async fn an_agent_that_is_killed_in_the_pause_or_in_the_next_attempt_goes_on_with_the_right_one(
+    runtime: Runtime,
+) {
     let row = async |says| {
         let shared = Shared::folder();
-        let mut agent = failed_once(&shared, "await /vm/go exit 4").await;
+        let mut agent = failed_once(runtime, &shared, "await /vm/go exit 4").await;
         agent.says(says).await;
         let agent = agent.killed_and_started_again().await;
         shared.let_pass("go");
@@ -141,31 +154,29 @@ async fn without_a_journal_the_container_tells_which_attempt_it_is() {
     assert_eq!(attempts(&agent.ended().await.report()), json!(["Error 4", "Error 5"]));
 }
 
-#[tokio::test]
-async fn a_stop_between_two_attempts_is_told_and_so_is_the_one_that_failed() {
+async fn a_stop_between_two_attempts_is_told_and_so_is_the_one_that_failed(runtime: Runtime) {
     let shared = Shared::folder();
-    let mut agent = failed_once(&shared, "exit 4").await;
+    let mut agent = failed_once(runtime, &shared, "exit 4").await;
     agent.says("the job is tried again").await;
     agent.signal("TERM");
     let report = agent.ended().await.report();
     assert_eq!((&report["reason"], &report["exitCode"]), (&json!("Stopped"), &Value::Null), "{report:#}");
     assert_eq!(attempts(&report), json!(["Error 3"]));
-    assert!(report["image"]["reference"].is_string(), "{report:#}");
+    assert_eq!(report["image"]["reference"].is_string(), runtime == Runtime::Docker, "{report:#}");
 }
 
-#[tokio::test]
-async fn a_stop_of_the_second_attempt_is_not_followed_by_a_third() {
+async fn a_stop_of_the_second_attempt_is_not_followed_by_a_third(runtime: Runtime) {
     let shared = Shared::folder();
-    let mut agent = failed_once(&shared, "wait").await;
+    let mut agent = failed_once(runtime, &shared, "wait").await;
     agent.says("the job runs").await;
     agent.signal("TERM");
     assert_eq!(attempts(&agent.ended().await.report()), json!(["Error 3", "Stopped 143"]));
 }
 
 /// An agent whose job's first attempt of two failed with 3; the other one does the rest of the words.
-async fn failed_once(shared: &Shared, rest: &str) -> Agent {
+async fn failed_once(runtime: Runtime, shared: &Shared, rest: &str) -> Agent {
     let command = shared.command(&format!("once /vm/failed 3 {rest}"));
-    let mut agent = start(Given { command: &command, attributes: &[TWICE], ..GIVEN }).await;
+    let mut agent = start(Given { command: &command, attributes: &[TWICE], runtime, ..GIVEN }).await;
     agent.says("the job exited with code 3").await;
     agent
 }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use machinery::{Agent, Ended, GIVEN, Given, start};
+use machinery::{Agent, Ended, GIVEN, Given, Runtime, on_both, start};
 use sandbox::{Builder, Call};
 use tempfile::TempDir;
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -72,24 +72,28 @@ static COURSES: [Course; 4] = [
     },
 ];
 
-#[tokio::test]
-async fn an_agent_that_is_killed_at_any_step_does_nothing_twice_and_tells_one_ending() {
-    let mut covered = 0;
-    for course in &COURSES {
-        let points = points_of(course).await;
-        assert!(points.len() >= 8, "{}: {points:?}", course.name);
-        covered += in_parallel(points.into_iter().map(|point| kill_at(course, point))).await;
-    }
-    // Not captured, as what is printed would be.
-    writeln!(std::io::stderr(), "agents were killed at {covered} points of {} courses", COURSES.len())
-        .unwrap();
+on_both! {
+    an_agent_that_is_killed_at_any_step_does_nothing_twice_and_tells_one_ending,
+    agents_that_are_killed_at_random_do_nothing_twice_and_tell_one_ending,
 }
 
-#[tokio::test]
-async fn agents_that_are_killed_at_random_do_nothing_twice_and_tell_one_ending() {
+async fn an_agent_that_is_killed_at_any_step_does_nothing_twice_and_tells_one_ending(runtime: Runtime) {
+    let mut covered = 0;
+    for course in &COURSES {
+        let points = points_of(course, runtime).await;
+        assert!(points.len() >= 8, "{}: {points:?}", course.name);
+        covered += in_parallel(points.into_iter().map(|point| kill_at(course, runtime, point))).await;
+    }
+    let courses = COURSES.len();
+    let told = format!("{runtime:?}: agents were killed at {covered} points of {courses} courses\n");
+    // Not captured, as what is printed would be.
+    std::io::stderr().write_all(told.as_bytes()).unwrap();
+}
+
+async fn agents_that_are_killed_at_random_do_nothing_twice_and_tell_one_ending(runtime: Runtime) {
     let seed = std::env::var("LONGRUN_KILL_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(()));
-    in_parallel((0..20).map(|round| kill_at_random(seed, round))).await;
+    in_parallel((0..20).map(|round| kill_at_random(seed, round, runtime))).await;
 }
 
 /// Does all of it, and answers how many there were.
@@ -106,16 +110,16 @@ async fn in_parallel(tasks: impl Iterator<Item: Future<Output = ()> + Send + 'st
 }
 
 /// The points that a run passes, in order, each with its number.
-async fn points_of(course: &Course) -> Vec<String> {
-    let vm = Vm::new(course);
+async fn points_of(course: &Course, runtime: Runtime) -> Vec<String> {
+    let vm = Vm::new(course, runtime);
     let log = vm.folder.path().join("points");
     let agent = vm.start(course, &[("LONGRUN_FAIL_LOG", log.to_str().unwrap())]).await;
     vm.check(course, &agent.ended().await, 1);
     fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect()
 }
 
-async fn kill_at(course: &'static Course, point: String) {
-    let vm = Vm::new(course);
+async fn kill_at(course: &'static Course, runtime: Runtime, point: String) {
+    let vm = Vm::new(course, runtime);
     let agent = vm.start(course, &[("LONGRUN_FAIL_AT", &point)]).await;
     let agent = agent.killed_at_its_fail_point().await;
     // What was accepted and not yet written down is told again, under the same key: nobody else can know.
@@ -129,9 +133,9 @@ async fn kill_at(course: &'static Course, point: String) {
     );
 }
 
-async fn kill_at_random(seed: u64, round: u64) {
+async fn kill_at_random(seed: u64, round: u64, runtime: Runtime) {
     let course = &COURSES[1];
-    let vm = Vm::new(course);
+    let vm = Vm::new(course, runtime);
     let mut agent = vm.start(course, &[]).await;
     let mut random = seed ^ round.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     for _ in 0..6 {
@@ -158,19 +162,20 @@ fn is_told(state_dir: &Path) -> bool {
 struct Vm {
     folder: TempDir,
     command: String,
+    runtime: Runtime,
 }
 
 impl Vm {
-    fn new(course: &Course) -> Self {
+    fn new(course: &Course, runtime: Runtime) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().display();
         let command = format!("docker run --volume {path}:/vm IMAGE append /vm/starts once {}", course.job);
-        Self { folder, command }
+        Self { folder, command, runtime }
     }
 
     async fn start(&self, course: &Course, environment: &[(&str, &str)]) -> Agent {
-        let (attributes, cloud) = (course.attributes, course.cloud);
-        start(Given { command: &self.command, attributes, environment, cloud, ..GIVEN }).await
+        let (attributes, cloud, runtime) = (course.attributes, course.cloud, self.runtime);
+        start(Given { command: &self.command, attributes, environment, cloud, runtime, ..GIVEN }).await
     }
 
     #[track_caller]

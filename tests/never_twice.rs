@@ -4,12 +4,22 @@
 
 mod machinery;
 
-use machinery::{Agent, Callback, GIVEN, Given, docker, start};
+use machinery::{Agent, Callback, GIVEN, Given, Runtime, docker, on_both, start};
 use serde_json::Value;
 
-#[tokio::test]
-async fn an_agent_that_is_killed_takes_the_running_job_over() {
-    let (agent, container) = running("docker run IMAGE print early pause 1000 print late exit 3").await;
+on_both! {
+    an_agent_that_is_killed_takes_the_running_job_over,
+    a_report_that_was_not_accepted_is_told_by_the_next_agent_and_the_job_is_not_run_again,
+    the_time_that_a_job_ran_before_it_was_taken_over_counts,
+    a_run_that_was_told_is_not_run_or_told_again,
+    a_run_that_nobody_waits_for_any_more_is_not_run_again,
+    another_callback_on_the_same_vm_is_another_run,
+    of_two_agents_with_one_state_folder_the_second_one_does_nothing,
+}
+
+async fn an_agent_that_is_killed_takes_the_running_job_over(runtime: Runtime) {
+    let (agent, container) =
+        running(runtime, "docker run IMAGE print early pause 1000 print late exit 3").await;
     let mut agent = agent.killed_and_started_again().await;
     let took_over = agent.says("the job was started before; taking it over").await;
     assert_eq!(took_over["container"], container);
@@ -22,7 +32,7 @@ async fn an_agent_that_is_killed_takes_the_running_job_over() {
 
 #[tokio::test]
 async fn a_job_that_ended_while_no_agent_ran_is_told_and_not_run_again() {
-    let (agent, container) = running("docker run IMAGE pause 200 write hello exit 4").await;
+    let (agent, container) = running(Runtime::Docker, "docker run IMAGE pause 200 write hello exit 4").await;
     let agent = agent.killed_and_started_after(|| docker(&["wait", &container])).await;
     let report = agent.ended().await.report();
     assert_eq!(report["exitCode"], 4, "{report:#}");
@@ -33,7 +43,8 @@ async fn a_job_that_ended_while_no_agent_ran_is_told_and_not_run_again() {
 #[tokio::test]
 async fn what_the_engine_dropped_of_a_log_before_it_was_taken_over_is_told() {
     let log = "--log-driver local --log-opt max-size=1k --log-opt max-file=2";
-    let (agent, _) = running(&format!("docker run {log} IMAGE lines 100 100 pause 500")).await;
+    let (agent, _) =
+        running(Runtime::Docker, &format!("docker run {log} IMAGE lines 100 100 pause 500")).await;
     let report = agent.killed_and_started_again().await.ended().await.report();
     let why = "the job was taken over; lines may be missing or repeated";
     assert!(report["logs"]["unavailable"].as_str().unwrap().starts_with(why), "{report:#}");
@@ -42,7 +53,8 @@ async fn what_the_engine_dropped_of_a_log_before_it_was_taken_over_is_told() {
 #[tokio::test]
 async fn a_job_whose_log_the_engine_does_not_keep_is_listened_to_from_the_take_over_on() {
     for (job, tail) in [("print early pause 2500 print late", "late\n"), ("pause 200 print early", "")] {
-        let (agent, container) = running(&format!("docker run --log-driver none IMAGE {job}")).await;
+        let (agent, container) =
+            running(Runtime::Docker, &format!("docker run --log-driver none IMAGE {job}")).await;
         let ends_first = || if tail.is_empty() { docker(&["wait", &container]) } else { String::new() };
         let report = agent.killed_and_started_after(ends_first).await.ended().await.report();
         assert!(report["logs"]["tail"].as_str().unwrap().ends_with(tail), "{report:#}");
@@ -51,11 +63,13 @@ async fn a_job_whose_log_the_engine_does_not_keep_is_listened_to_from_the_take_o
     }
 }
 
-#[tokio::test]
-async fn a_report_that_was_not_accepted_is_told_by_the_next_agent_and_the_job_is_not_run_again() {
+async fn a_report_that_was_not_accepted_is_told_by_the_next_agent_and_the_job_is_not_run_again(
+    runtime: Runtime,
+) {
     let attributes = [("longrun-callback-auth", "none")];
     let cloud = |cloud: sandbox::Builder| cloud.callback_answers([503, 503]);
-    let given = Given { command: "docker run IMAGE exit 4", attributes: &attributes, cloud, ..GIVEN };
+    let given =
+        Given { command: "docker run IMAGE exit 4", attributes: &attributes, cloud, runtime, ..GIVEN };
     let mut agent = start(Given { callback: Callback::Plain, ..given }).await;
     agent.says("the report was not accepted yet").await;
     agent.signal("TERM");
@@ -66,10 +80,10 @@ async fn a_report_that_was_not_accepted_is_told_by_the_next_agent_and_the_job_is
     assert!(bodies.iter().all(|body| *body == bodies[0]), "not the same report: {bodies:#?}");
 }
 
-#[tokio::test]
-async fn the_time_that_a_job_ran_before_it_was_taken_over_counts() {
+async fn the_time_that_a_job_ran_before_it_was_taken_over_counts(runtime: Runtime) {
     let attributes = [("longrun-timeout", "1s"), ("longrun-stop-grace", "1s")];
-    let given = Given { command: "docker run IMAGE ignore-term wait", attributes: &attributes, ..GIVEN };
+    let given =
+        Given { command: "docker run IMAGE ignore-term wait", attributes: &attributes, runtime, ..GIVEN };
     let mut agent = start(given).await;
     agent.says("the job runs").await;
     let a_second = || docker(&["run", "--rm", machinery::image(), "pause", "1000"]);
@@ -91,34 +105,30 @@ async fn a_name_that_is_taken_makes_the_job_invalid_and_the_other_container_stay
     assert!(report["message"].as_str().unwrap().contains("is already in use by container"), "{report:#}");
 }
 
-#[tokio::test]
-async fn a_run_that_was_told_is_not_run_or_told_again() {
-    let agent = start(Given { command: "docker run IMAGE exit 4", ..GIVEN }).await;
+async fn a_run_that_was_told_is_not_run_or_told_again(runtime: Runtime) {
+    let agent = start(Given { command: "docker run IMAGE exit 4", runtime, ..GIVEN }).await;
     let again = agent.ended_and_started_again().await.ended().await;
     assert_eq!((again.status.code(), again.calls().len()), (Some(0), 1));
     assert!(!again.logged("the job runs"), "{:#?}", again.log);
 }
 
-#[tokio::test]
-async fn a_run_that_nobody_waits_for_any_more_is_not_run_again() {
-    let (agent, _) = running("docker run IMAGE pause 300 exit 4").await;
+async fn a_run_that_nobody_waits_for_any_more_is_not_run_again(runtime: Runtime) {
+    let (agent, _) = running(runtime, "docker run IMAGE pause 300 exit 4").await;
     agent.sandbox.cancel_execution();
     let again = agent.ended_and_started_again().await.ended().await;
     assert_eq!((again.status.code(), again.calls().len()), (Some(76), 1));
 }
 
-#[tokio::test]
-async fn another_callback_on_the_same_vm_is_another_run() {
-    let (agent, _) = running("docker run IMAGE exit 0").await;
+async fn another_callback_on_the_same_vm_is_another_run(runtime: Runtime) {
+    let (agent, _) = running(runtime, "docker run IMAGE exit 0").await;
     agent.sandbox.set_attribute("callback-url", &agent.sandbox.plain_callback_url());
     let ended = agent.ended_and_started_again().await.ended().await;
     assert_eq!(ended.sandbox.reports().len(), 2);
     assert!(ended.logged("the job runs"), "{:#?}", ended.log);
 }
 
-#[tokio::test]
-async fn of_two_agents_with_one_state_folder_the_second_one_does_nothing() {
-    let (agent, _) = running("docker run IMAGE wait").await;
+async fn of_two_agents_with_one_state_folder_the_second_one_does_nothing(runtime: Runtime) {
+    let (agent, _) = running(runtime, "docker run IMAGE wait").await;
     let second = agent.second_agent().await;
     assert_eq!(second.status.code(), Some(73));
     assert!(
@@ -171,7 +181,7 @@ async fn a_pipe_or_a_folder_where_a_file_should_be_does_not_keep_the_job_from_it
 #[tokio::test]
 async fn the_journal_is_for_the_agents_eyes_alone() {
     use std::os::unix::fs::PermissionsExt;
-    let (agent, _) = running("docker run IMAGE wait").await;
+    let (agent, _) = running(Runtime::Docker, "docker run IMAGE wait").await;
     for file in std::fs::read_dir(agent.state_dir()).unwrap() {
         let file = file.unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
@@ -181,8 +191,8 @@ async fn the_journal_is_for_the_agents_eyes_alone() {
 }
 
 /// An agent whose job runs, and the job's container.
-async fn running(command: &str) -> (Agent, String) {
-    let mut agent = start(Given { command, ..GIVEN }).await;
+async fn running(runtime: Runtime, command: &str) -> (Agent, String) {
+    let mut agent = start(Given { command, runtime, ..GIVEN }).await;
     let line = agent.says("the job runs").await;
     (agent, line["container"].as_str().unwrap().to_owned())
 }

@@ -5,10 +5,10 @@
 mod machinery;
 
 use machinery::{
-    Agent, GIVEN, Given, docker,
+    Agent, GIVEN, Given, Runtime, docker,
     engine_proxy::{EngineProxy, Fault},
     host::{Boot, Shared},
-    start,
+    kill_shim, on_both, start,
 };
 use serde_json::{Value, json};
 use tokio::join;
@@ -18,30 +18,45 @@ const NO_JOURNAL: (&str, &str) = ("LONGRUN_STATE_DIR", "/proc/nowhere");
 
 const RERUN: (&str, &str) = ("longrun-on-reboot", "rerun");
 
-#[tokio::test]
-async fn a_reboot_under_the_job_is_told_with_what_is_known_of_it() {
+on_both! {
+    a_reboot_under_the_job_is_told_with_what_is_known_of_it,
+    a_job_that_may_be_run_again_is_and_the_lost_attempt_is_listed,
+    a_reboot_does_not_use_up_an_attempt,
+    a_reboot_before_the_job_started_costs_nothing,
+    a_report_that_was_not_accepted_before_the_reboot_is_told_after_it,
+    after_a_report_was_accepted_a_reboot_runs_and_tells_nothing,
+    a_stop_that_was_under_way_goes_before_the_reboot,
+}
+
+async fn a_reboot_under_the_job_is_told_with_what_is_known_of_it(runtime: Runtime) {
     let row = async |environment| {
-        let vm = Vm::new();
+        let vm = Vm::new(runtime);
         let given = Given { environment, ..GIVEN };
         let (agent, container) = vm.running("print early file /vm/up yes wait", given).await;
         let report = vm.reboots(agent, &container).await.ended().await.report();
-        assert_eq!((&report["outcome"], attempts(&report)), (&json!("Failed"), json!([["Rebooted", 137]])));
-        assert_eq!((&report["reason"], &report["exitCode"]), (&json!("Rebooted"), &json!(137)), "{report:#}");
-        assert_eq!((&report["signal"], &report["logs"]["tail"]), (&json!("SIGKILL"), &json!("early\n")));
+        let (code, signal, how) = match runtime {
+            Runtime::Docker => (json!(137), json!("SIGKILL"), "it was ended by SIGKILL (exit code 137)"),
+            Runtime::Host => (Value::Null, Value::Null, "how it ended is not known"),
+        };
+        assert_eq!((&report["outcome"], attempts(&report)), (&json!("Failed"), json!([["Rebooted", &code]])));
+        assert_eq!((&report["reason"], &report["exitCode"]), (&json!("Rebooted"), &code), "{report:#}");
+        assert_eq!((&report["signal"], &report["logs"]["tail"]), (&signal, &json!("early\n")));
         assert_eq!(report["logs"]["unavailable"], Value::Null, "{report:#}");
-        let message = "the VM was started anew while the job ran; it was ended by SIGKILL (exit code 137)";
-        assert_eq!(report["message"], message);
-        assert!(report["startedAt"].as_str().unwrap() < report["finishedAt"].as_str().unwrap(), "{report:#}");
-        assert!(report["image"]["reference"].is_string(), "{report:#}");
+        assert_eq!(report["message"], format!("the VM was started anew while the job ran; {how}"));
+        let times = ["startedAt", "finishedAt"].map(|time| report[time].as_str());
+        assert!(code.is_null() && times[1].is_none() || times[0] < times[1], "{report:#}");
+        assert_eq!(report["image"]["reference"].is_string(), runtime == Runtime::Docker, "{report:#}");
     };
     // Where there is no journal, the container's labels tell in which boot it was created.
-    join!(row(&[]), row(&[NO_JOURNAL]));
+    match runtime {
+        Runtime::Docker => drop(join!(row(&[]), row(&[NO_JOURNAL]))),
+        Runtime::Host => row(&[]).await,
+    }
 }
 
-#[tokio::test]
-async fn a_job_that_may_be_run_again_is_and_the_lost_attempt_is_listed() {
+async fn a_job_that_may_be_run_again_is_and_the_lost_attempt_is_listed(runtime: Runtime) {
     let row = async |environment| {
-        let vm = Vm::new();
+        let vm = Vm::new(runtime);
         let given = Given { environment, attributes: &[RERUN], ..GIVEN };
         let words = "print early file /vm/up yes await /vm/go print late exit 0";
         let (agent, container) = vm.running(words, given).await;
@@ -50,34 +65,36 @@ async fn a_job_that_may_be_run_again_is_and_the_lost_attempt_is_listed() {
         let report = agent.ended().await.report();
         assert_eq!(
             (&report["reason"], attempts(&report)),
-            (&json!("Completed"), json!([["Rebooted", 137], ["Completed", 0]]))
+            (&json!("Completed"), json!([["Rebooted", killed(runtime)], ["Completed", 0]]))
         );
         assert_eq!(report["logs"]["tail"], "early\nlate\n", "the log of both attempts");
         let [first, second] = [0, 1].map(|at| &report["attempts"][at]);
-        assert!(first["finishedAt"].as_str().unwrap() < second["startedAt"].as_str().unwrap(), "{report:#}");
+        assert!(first["finishedAt"].as_str() < second["startedAt"].as_str(), "{report:#}");
+        assert!(first["startedAt"].as_str() < second["startedAt"].as_str(), "{report:#}");
         assert_eq!(
             (&report["startedAt"], &report["finishedAt"]),
             (&first["startedAt"], &second["finishedAt"])
         );
     };
-    join!(row(&[]), row(&[NO_JOURNAL]));
+    match runtime {
+        Runtime::Docker => drop(join!(row(&[]), row(&[NO_JOURNAL]))),
+        Runtime::Host => row(&[]).await,
+    }
 }
 
-#[tokio::test]
-async fn a_reboot_does_not_use_up_an_attempt() {
-    let vm = Vm::new();
+async fn a_reboot_does_not_use_up_an_attempt(runtime: Runtime) {
+    let vm = Vm::new(runtime);
     let given = Given { attributes: &[RERUN, ("longrun-max-attempts", "2")], ..GIVEN };
     let (agent, container) = vm.running("file /vm/up yes await /vm/go once /vm/failed 3 exit 4", given).await;
     let agent = vm.reboots(agent, &container).await;
     vm.shared.let_pass("go");
     let report = agent.ended().await.report();
-    assert_eq!(attempts(&report), json!([["Rebooted", 137], ["Error", 3], ["Error", 4]]));
+    assert_eq!(attempts(&report), json!([["Rebooted", killed(runtime)], ["Error", 3], ["Error", 4]]));
 }
 
-#[tokio::test]
-async fn a_reboot_before_the_job_started_costs_nothing() {
+async fn a_reboot_before_the_job_started_costs_nothing(runtime: Runtime) {
     let row = async |point| {
-        let vm = Vm::new();
+        let vm = Vm::new(runtime);
         let given = Given { environment: &[("LONGRUN_FAIL_AT", point)], ..GIVEN };
         let mut agent = vm.start("once /vm/ran 3 exit 4", given).await;
         agent.is_gone().await;
@@ -95,7 +112,7 @@ async fn a_reboot_before_the_job_started_costs_nothing() {
 async fn a_reboot_under_the_pull_costs_nothing() {
     let pulled = Fault::Say("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{\"status\":\"pulled\"}\n");
     let proxy = EngineProxy::start(&[("/images/create", Fault::Hang), ("/images/create", pulled)]);
-    let (vm, host) = (Vm::new(), proxy.docker_host());
+    let (vm, host) = (Vm::new(Runtime::Docker), proxy.docker_host());
     let given = Given { environment: &[("DOCKER_HOST", &host)], ..GIVEN };
     let command = vm.shared.command("once /vm/ran 3 exit 4").replace("IMAGE", "--pull always IMAGE");
     let agent = start(Given { command: &command, under: &vm.boot.under(), ..given }).await;
@@ -105,9 +122,8 @@ async fn a_reboot_under_the_pull_costs_nothing() {
     assert_eq!(proxy.count("/images/create"), 2);
 }
 
-#[tokio::test]
-async fn a_report_that_was_not_accepted_before_the_reboot_is_told_after_it() {
-    let vm = Vm::new();
+async fn a_report_that_was_not_accepted_before_the_reboot_is_told_after_it(runtime: Runtime) {
+    let vm = Vm::new(runtime);
     let given = Given { cloud: |cloud| cloud.callback_answers([503]), ..GIVEN };
     let mut agent =
         vm.start("write hello once /vm/ran 3 exit 4", Given { attributes: &[RERUN], ..given }).await;
@@ -117,9 +133,8 @@ async fn a_report_that_was_not_accepted_before_the_reboot_is_told_after_it() {
     assert_eq!(ended.calls()[0].report(), ended.calls()[1].report());
 }
 
-#[tokio::test]
-async fn after_a_report_was_accepted_a_reboot_runs_and_tells_nothing() {
-    let vm = Vm::new();
+async fn after_a_report_was_accepted_a_reboot_runs_and_tells_nothing(runtime: Runtime) {
+    let vm = Vm::new(runtime);
     let mut agent = vm.start("once /vm/ran 3 exit 4", Given { attributes: &[RERUN], ..GIVEN }).await;
     agent.is_gone().await;
     let ended = agent.killed_and_started_after(|| vm.boot.again()).await.ended().await;
@@ -128,23 +143,25 @@ async fn after_a_report_was_accepted_a_reboot_runs_and_tells_nothing() {
     assert!(!ended.logged("the job runs"), "{:#?}", ended.log);
 }
 
-#[tokio::test]
-async fn a_stop_that_was_under_way_goes_before_the_reboot() {
-    let vm = Vm::new();
+async fn a_stop_that_was_under_way_goes_before_the_reboot(runtime: Runtime) {
+    let vm = Vm::new(runtime);
     let attributes = [RERUN, ("longrun-stop-grace", "1h"), ("longrun-max-attempts", "9")];
     let given = Given { attributes: &attributes, ..GIVEN };
     let (mut agent, container) = vm.running("ignore-term file /vm/up yes wait", given).await;
     agent.signal("TERM");
     agent.says("stopping the job").await;
     let report = vm.reboots(agent, &container).await.ended().await.report();
-    assert_eq!((&report["reason"], attempts(&report)), (&json!("Stopped"), json!([["Stopped", 137]])));
+    assert_eq!(
+        (&report["reason"], attempts(&report)),
+        (&json!("Stopped"), json!([["Stopped", killed(runtime)]]))
+    );
     let message = "the agent was told to stop, and the VM was started anew before that was told";
     assert!(report["message"].as_str().unwrap().starts_with(message), "{report:#}");
 }
 
 #[tokio::test]
 async fn what_is_lost_with_both_journal_and_container_is_said_beforehand() {
-    let vm = Vm::new();
+    let vm = Vm::new(Runtime::Docker);
     let given = Given { environment: &[NO_JOURNAL], ..GIVEN };
     let command = vm.shared.command("file /vm/up yes await /vm/go");
     let mut agent = start(Given { command: &command, under: &vm.boot.under(), ..given }).await;
@@ -161,20 +178,28 @@ async fn what_is_lost_with_both_journal_and_container_is_said_beforehand() {
     assert_eq!(attempts(&agent.ended().await.report()), json!([["Completed", 0]]));
 }
 
+/// What is known of the code of a job that was killed: of a command its shim goes too.
+fn killed(runtime: Runtime) -> Option<u8> {
+    (runtime == Runtime::Docker).then_some(137)
+}
+
 /// A VM that can be started anew, and a folder that its jobs see as `/vm`.
 struct Vm {
     boot: Boot,
     shared: Shared,
+    runtime: Runtime,
 }
 
 impl Vm {
-    fn new() -> Self {
-        Self { boot: Boot::first(), shared: Shared::folder() }
+    fn new(runtime: Runtime) -> Self {
+        Self { boot: Boot::first(), shared: Shared::folder(), runtime }
     }
 
     /// An agent whose job has these words.
     async fn start(&self, words: &str, given: Given<'_>) -> Agent {
-        start(Given { command: &self.shared.command(words), under: &self.boot.under(), ..given }).await
+        let runtime = self.runtime;
+        start(Given { command: &self.shared.command(words), under: &self.boot.under(), runtime, ..given })
+            .await
     }
 
     /// The same once the job wrote `/vm/up`, and the job's container.
@@ -187,12 +212,15 @@ impl Vm {
 
     /// The next boot's agent.
     async fn reboots(&self, agent: Agent, container: &str) -> Agent {
-        agent
-            .killed_and_started_after(|| {
-                docker(&["kill", container]);
-                self.boot.again();
-            })
-            .await
+        let shim = (self.runtime == Runtime::Host).then(|| agent.shim());
+        let off = || {
+            match &shim {
+                Some(shim) => kill_shim(shim),
+                None => drop(docker(&["kill", container])),
+            }
+            self.boot.again();
+        };
+        agent.killed_and_started_after(off).await
     }
 }
 

@@ -7,9 +7,10 @@ mod machinery;
 use std::{fs, os::unix::fs::symlink, path::Path};
 
 use machinery::{
-    GIVEN, Given,
+    GIVEN, Given, Runtime,
     engine_proxy::{EngineProxy, Fault},
-    run, start,
+    host::Shared,
+    on_both, run, start,
 };
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::{Value, json};
@@ -18,6 +19,8 @@ use tokio::task::JoinSet;
 const PATH: (&str, &str) = ("longrun-result-file", "/result.json");
 /// A job that writes its result.
 const WRITES: &str = r#"docker run IMAGE file /result.json '{"rows": [12, 0.1], "é": null}'"#;
+
+on_both! { an_agent_that_takes_the_job_over_reads_its_result }
 
 #[tokio::test]
 async fn what_the_job_wrote_is_in_the_report() {
@@ -126,13 +129,46 @@ async fn what_is_wrong_with_a_result_is_told_and_the_outcome_stays() {
     }
 }
 
-#[tokio::test]
-async fn an_agent_that_takes_the_job_over_reads_its_result() {
-    let command = "docker run IMAGE pause 500 file /result.json [1]";
-    let mut agent = start(Given { command, attributes: &[PATH], ..GIVEN }).await;
+async fn an_agent_that_takes_the_job_over_reads_its_result(runtime: Runtime) {
+    let shared = Shared::folder();
+    let command = shared.command("pause 500 file /vm/result.json [1]");
+    let path = match runtime {
+        Runtime::Docker => "/vm/result.json".to_owned(),
+        Runtime::Host => shared.path("result.json"),
+    };
+    let attributes = [(PATH.0, &*path)];
+    let mut agent = start(Given { command: &command, attributes: &attributes, runtime, ..GIVEN }).await;
     agent.says("the job runs").await;
     let report = agent.killed_and_started_again().await.ended().await.report();
     assert_eq!(report["result"], json!([1]), "{report:#}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_result_of_the_vm_is_told_and_the_outcome_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    furnish(folder.path());
+    for (name, why) in [
+        ("result.json", ""),
+        ("linked.json", ""),
+        ("nothing", "is not there"),
+        ("directory", "is a directory"),
+        ("pipe", "is a device, a pipe or a socket"),
+        ("large", "has 65537 bytes, and 65536 is the most"),
+        ("vast", "has 1099511627776 bytes, and 65536 is the most"),
+        ("half", "is not JSON: EOF while parsing a value at line 1 column 4"),
+        ("binary", "is not UTF-8, from byte 2 on"),
+        ("dangling", "is a symbolic link to nothing, which is not there"),
+        ("to the directory", "is a directory"),
+    ] {
+        let path = folder.path().join(name).display().to_string();
+        let attributes = [(PATH.0, &*path)];
+        let given = Given { command: "true", attributes: &attributes, runtime: Runtime::Host, ..GIVEN };
+        let report = run(given).await.report();
+        let told = if why.is_empty() { String::new() } else { format!("; its result file {path} {why}") };
+        assert_eq!(report["message"], format!("the job completed{told}"));
+        let result = if why.is_empty() { json!([0]) } else { Value::Null };
+        assert_eq!((&report["outcome"], &report["result"]), (&"Succeeded".into(), &result), "{name}");
+    }
 }
 
 #[tokio::test]

@@ -11,9 +11,9 @@ use longrun_agent::{
     job::{Attributes, Order, SecretEnv},
 };
 use machinery::{
-    Ended, GIVEN, Given,
+    Ended, GIVEN, Given, Runtime,
     engine_proxy::{EngineProxy, Fault},
-    run, start, start_in,
+    on_both, run, start, start_in,
 };
 use reqwest::Method;
 use sandbox::{Answer, Builder, Sandbox};
@@ -21,6 +21,12 @@ use tokio::time::Instant;
 
 const KEY: &str = "correct-horse/battery+staple";
 const KEY_IN: (&str, &str) = ("longrun-secret-env-KEY", "key");
+
+on_both! {
+    each_attempt_has_the_secret_of_its_time_and_hides_that,
+    an_agent_that_takes_over_hides_what_the_job_really_has,
+    a_secret_is_not_in_the_journal_either,
+}
 
 #[tokio::test]
 async fn the_job_has_its_secret_and_the_log_has_not() {
@@ -44,14 +50,16 @@ async fn the_job_has_its_secret_and_the_log_has_not() {
     assert_nowhere(&ended, KEY);
 }
 
-#[tokio::test]
-async fn a_secret_is_not_in_the_journal_either() {
+async fn a_secret_is_not_in_the_journal_either(runtime: Runtime) {
     let command = format!("docker run IMAGE want KEY {KEY} env KEY");
     let cloud = |cloud: Builder| cloud.secret("key", KEY).callback_answers([503]);
-    let mut agent = start(Given { command: &command, attributes: &[KEY_IN], cloud, ..GIVEN }).await;
+    let mut agent = start(Given { command: &command, attributes: &[KEY_IN], cloud, runtime, ..GIVEN }).await;
     agent.says("the report was not accepted yet").await;
-    for file in fs::read_dir(agent.state_dir()).unwrap() {
-        let text = String::from_utf8_lossy(&fs::read(file.unwrap().path()).unwrap()).into_owned();
+    let files = fs::read_dir(agent.state_dir()).unwrap().map(|file| file.unwrap().path());
+    // The shim's log is the job's own, as Docker's is.
+    let record = (runtime == Runtime::Host).then(|| agent.shim().join("record.json"));
+    for file in files.filter(|file| file.is_file()).chain(record) {
+        let text = String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned();
         assert!(!text.contains(KEY), "{text}");
     }
     let journal = fs::read_to_string(agent.state_dir().join("journal.json")).unwrap();
@@ -91,11 +99,10 @@ async fn an_engine_that_quotes_the_environment_tells_nobody() {
     assert_nowhere(&ended, KEY);
 }
 
-#[tokio::test]
-async fn an_agent_that_takes_over_hides_what_the_job_really_has() {
+async fn an_agent_that_takes_over_hides_what_the_job_really_has(runtime: Runtime) {
     let cloud = |cloud: Builder| cloud.secret("key", KEY);
     let command = "docker run IMAGE env KEY pause 3000 env KEY";
-    let mut agent = start(Given { command, attributes: &[KEY_IN], cloud, ..GIVEN }).await;
+    let mut agent = start(Given { command, attributes: &[KEY_IN], cloud, runtime, ..GIVEN }).await;
     agent.says("the job runs").await;
     agent.sandbox.add_secret_version("key", "another-by-now");
     let ended = agent.killed_and_started_again().await.ended().await;
@@ -105,12 +112,11 @@ async fn an_agent_that_takes_over_hides_what_the_job_really_has() {
     assert_nowhere(&ended, KEY);
 }
 
-#[tokio::test]
-async fn each_attempt_has_the_secret_of_its_time_and_hides_that() {
+async fn each_attempt_has_the_secret_of_its_time_and_hides_that(runtime: Runtime) {
     let cloud = |cloud: Builder| cloud.secret("key", KEY);
     let attributes = [KEY_IN, ("longrun-max-attempts", "2")];
     let command = "docker run IMAGE env KEY exit 1";
-    let mut agent = start(Given { command, attributes: &attributes, cloud, ..GIVEN }).await;
+    let mut agent = start(Given { command, attributes: &attributes, cloud, runtime, ..GIVEN }).await;
     agent.says("the job is tried again").await;
     agent.sandbox.add_secret_version("key", "another-by-now");
     let ended = agent.ended().await;

@@ -6,10 +6,10 @@ mod machinery;
 use std::time::{Duration, Instant};
 
 use machinery::{
-    GIVEN, Given,
+    GIVEN, Given, Runtime,
     engine_proxy::{EngineProxy, Fault},
     host::Shared,
-    start, start_in,
+    on_both, start, start_in,
 };
 use sandbox::Sandbox;
 use serde_json::{Value, json};
@@ -24,10 +24,19 @@ const PREEMPTED: (&str, &str) = ("instance/preempted", "TRUE");
 const STOPPING: (&str, &str) = ("instance/shutdown-details/stop-state", "PENDING_STOP");
 const AN_HOUR_OF_GRACE: (&str, &str) = ("longrun-stop-grace", "1h");
 
-#[tokio::test]
-async fn a_stop_of_the_agent_stops_the_job_and_is_told() {
+on_both! {
+    a_stop_of_the_agent_stops_the_job_and_is_told,
+    a_second_stop_hastens_the_first,
+    a_preempted_job_that_ignores_everything_is_told_in_time,
+    a_job_that_obeys_is_told_with_whoever_gave_the_notice,
+    the_signal_that_comes_with_a_preemption_neither_hides_nor_hastens_it,
+    a_vm_that_is_preempted_already_does_not_start_its_job,
+    a_job_that_is_stopped_by_a_notice_while_its_report_waits_is_told_as_it_ended,
+}
+
+async fn a_stop_of_the_agent_stops_the_job_and_is_told(runtime: Runtime) {
     for signal in ["TERM", "INT"] {
-        let report = stopped("docker run IMAGE wait", &[], signal, 1).await;
+        let report = stopped(runtime, "docker run IMAGE wait", &[], signal, 1).await;
         told(
             &report,
             143,
@@ -39,14 +48,14 @@ async fn a_stop_of_the_agent_stops_the_job_and_is_told() {
 
 #[tokio::test]
 async fn a_job_that_ignores_the_stop_is_killed_after_the_commands_own_grace() {
-    let report = stopped("docker run --stop-timeout 1 IMAGE ignore-term wait", &[], "TERM", 1).await;
+    let report =
+        stopped(Runtime::Docker, "docker run --stop-timeout 1 IMAGE ignore-term wait", &[], "TERM", 1).await;
     told(&report, 137, "SIGKILL", "the agent was told to stop");
 }
 
-#[tokio::test]
-async fn a_second_stop_hastens_the_first() {
+async fn a_second_stop_hastens_the_first(runtime: Runtime) {
     let attributes = [AN_HOUR_OF_GRACE];
-    let report = stopped("docker run IMAGE ignore-term wait", &attributes, "TERM", 2).await;
+    let report = stopped(runtime, "docker run IMAGE ignore-term wait", &attributes, "TERM", 2).await;
     told(&report, 137, "SIGKILL", "the agent was told to stop");
 }
 
@@ -59,9 +68,8 @@ async fn an_agent_that_is_stopped_before_it_knows_its_job_ends_with_75() {
     assert_eq!(agent.ended().await.status.code(), Some(75));
 }
 
-#[tokio::test]
-async fn a_preempted_job_that_ignores_everything_is_told_in_time() {
-    let given = Given { command: "docker run IMAGE ignore-term lines 99999 99 wait", ..GIVEN };
+async fn a_preempted_job_that_ignores_everything_is_told_in_time(runtime: Runtime) {
+    let given = Given { command: "docker run IMAGE ignore-term lines 99999 99 wait", runtime, ..GIVEN };
     let cloud = |cloud: sandbox::Builder| cloud.callback_answers([503]);
     let mut agent = start(Given { attributes: &[AN_HOUR_OF_GRACE], cloud, ..given }).await;
     agent.says("the job runs").await;
@@ -75,15 +83,14 @@ async fn a_preempted_job_that_ignores_everything_is_told_in_time() {
     agent.ended().await.report();
 }
 
-#[tokio::test]
-async fn a_job_that_obeys_is_told_with_whoever_gave_the_notice() {
+async fn a_job_that_obeys_is_told_with_whoever_gave_the_notice(runtime: Runtime) {
     let (preempted, stopping) = ("the VM is preempted", "Compute Engine stops the VM");
     for (notice, before, reason, why) in
         [(PREEMPTED, "FALSE", "Preempted", preempted), (STOPPING, "UNSPECIFIED", "Stopped", stopping)]
     {
         let sandbox = Sandbox::builder().start().await.unwrap();
         sandbox.set_metadata(notice.0, before);
-        let given = Given { command: "docker run IMAGE exit-on-term 7 wait", ..GIVEN };
+        let given = Given { command: "docker run IMAGE exit-on-term 7 wait", runtime, ..GIVEN };
         let mut agent = start_in(sandbox, given);
         agent.says("the job runs").await;
         agent.sandbox.set_metadata(notice.0, notice.1);
@@ -92,13 +99,12 @@ async fn a_job_that_obeys_is_told_with_whoever_gave_the_notice() {
     }
 }
 
-#[tokio::test]
-async fn the_signal_that_comes_with_a_preemption_neither_hides_nor_hastens_it() {
+async fn the_signal_that_comes_with_a_preemption_neither_hides_nor_hastens_it(runtime: Runtime) {
     for signal_first in [false, true] {
         let shared = Shared::folder();
         let command = shared.command("ignore-term file /vm/up yes await /vm/go exit 7");
         let (attributes, environment) = ([AN_HOUR_OF_GRACE], [("LONGRUN_LOG", "longrun_agent=debug")]);
-        let given = Given { attributes: &attributes, environment: &environment, ..GIVEN };
+        let given = Given { attributes: &attributes, environment: &environment, runtime, ..GIVEN };
         let mut agent = start(Given { command: &command, ..given }).await;
         shared.passed("up").await;
         for is_signal in [signal_first, !signal_first] {
@@ -113,11 +119,10 @@ async fn the_signal_that_comes_with_a_preemption_neither_hides_nor_hastens_it() 
     }
 }
 
-#[tokio::test]
-async fn a_vm_that_is_preempted_already_does_not_start_its_job() {
+async fn a_vm_that_is_preempted_already_does_not_start_its_job(runtime: Runtime) {
     let sandbox = Sandbox::builder().start().await.unwrap();
     sandbox.set_metadata(PREEMPTED.0, PREEMPTED.1);
-    let ended = start_in(sandbox, Given { command: "docker run IMAGE wait", ..GIVEN }).ended().await;
+    let ended = start_in(sandbox, Given { command: "docker run IMAGE wait", runtime, ..GIVEN }).ended().await;
     told_as_not_run("Preempted", &ended.report());
     assert!(!ended.logged("the job runs"), "{:#?}", ended.log);
 }
@@ -177,10 +182,9 @@ async fn an_engine_that_hangs_at_the_removal_does_not_hold_up_the_agents_end() {
     agent.removed().await;
 }
 
-#[tokio::test]
-async fn a_job_that_is_stopped_by_a_notice_while_its_report_waits_is_told_as_it_ended() {
+async fn a_job_that_is_stopped_by_a_notice_while_its_report_waits_is_told_as_it_ended(runtime: Runtime) {
     let cloud = |cloud: sandbox::Builder| cloud.callback_answers([503]);
-    let mut agent = start(Given { cloud, ..GIVEN }).await;
+    let mut agent = start(Given { cloud, runtime, ..GIVEN }).await;
     agent.says("the report was not accepted yet").await;
     agent.sandbox.set_metadata(PREEMPTED.0, PREEMPTED.1);
     let ended = agent.ended().await;
@@ -188,8 +192,14 @@ async fn a_job_that_is_stopped_by_a_notice_while_its_report_waits_is_told_as_it_
 }
 
 /// The report of a job whose agent got so many stops while it ran.
-async fn stopped(command: &str, attributes: &[(&str, &str)], signal: &str, times: usize) -> Value {
-    let mut agent = start(Given { command, attributes, ..GIVEN }).await;
+async fn stopped(
+    runtime: Runtime,
+    command: &str,
+    attributes: &[(&str, &str)],
+    signal: &str,
+    times: usize,
+) -> Value {
+    let mut agent = start(Given { command, attributes, runtime, ..GIVEN }).await;
     agent.says("the job runs").await;
     agent.signal(signal);
     for _ in 1..times {

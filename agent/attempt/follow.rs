@@ -6,12 +6,13 @@ use super::{Attempt, start::Started};
 use crate::{
     archive::{Archive, LogOf},
     engine::{Container, ContainerState, MemoryWatch, OutputReader},
-    job::Job,
+    host,
+    job::{Command, Job},
     lifecycle::Event,
     report::{Logs, Outcome},
     result_file,
     sinks::Sinks,
-    supervise::{self, Bounds, Cause, OutputOf, OutputTask, Verdict},
+    supervise::{self, Bounds, Cause, End, OutputOf, OutputTask, Verdict},
 };
 
 /// What becomes of a container's output.
@@ -78,7 +79,8 @@ impl Attempt<'_> {
         let bounds = Bounds { timeout, grace: job.grace, engine: self.patience, stopping };
         let journal = &mut *self.journal;
         let note = async |cause| journal.note(Event::Stopping(cause)).await;
-        let end = supervise::supervise(&container, exit, bounds, self.stop, self.watcher, note).await;
+        let mut end = supervise::supervise(&container, exit, bounds, self.stop, self.watcher, note).await;
+        let nobody_left = self.replace_lost_shim(job, &mut end).await;
         let memory = memory.seen();
         // Both at once: when the VM shuts down there is no time for one after the other.
         let Listening { output, archive } = output;
@@ -87,7 +89,7 @@ impl Attempt<'_> {
         let (end, logs) = tokio::join!(settling, rest_of_log);
         self.seen.started_at = end.started_at().or(self.seen.started_at);
         self.seen.finished_at = Some(end.finished_at().unwrap_or_else(SystemTime::now));
-        match end.is_known() {
+        match end.is_known() || nobody_left {
             true => self.seen.spent = Some(container.id.clone()),
             // It may still run, unseen, and is not ended by a tidying hand.
             false => tracing::warn!(container = container.id, "the container is left where it is"),
@@ -100,6 +102,23 @@ impl Attempt<'_> {
         match end.time_for_result() {
             Some(time) => self.read_result(&container, job, time, verdict).await,
             None => verdict,
+        }
+    }
+
+    /// Starts another shim where a command's was lost: it ends who is left of the command, and has its log. Answers
+    /// whether it did.
+    async fn replace_lost_shim(&self, job: &Job, end: &mut End) -> bool {
+        let (Command::Host(_), Err(why)) = (&job.command, &mut end.seen) else { return false };
+        match host::engine(&self.settings.state_dir, self.run_id).await {
+            Ok(_) => {
+                tracing::warn!(why, "the command's shim was lost");
+                *why = supervise::LOST_SHIM.to_owned();
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error, "the command's shim was lost, and there is no other");
+                false
+            }
         }
     }
 

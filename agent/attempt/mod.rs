@@ -15,6 +15,7 @@ mod start;
 use std::{future::Future, time::Duration};
 
 use reqwest::StatusCode;
+use tokio::task::yield_now;
 
 use crate::{
     archive::Archives,
@@ -58,12 +59,10 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Every step, in order. `Err` is the verdict of a job that did not come to its end.
     pub(crate) async fn run(&mut self, job: &Job) -> Result<Verdict, Verdict> {
-        let settings = self.settings;
         let started = match self.journal.run().next() {
             Action::Rejoin { container, at, stopping } => {
                 let unknown = |cause| Verdict::lost(Some(cause), "the Engine was not reached before that");
-                let connecting = connect(settings, job, self.run_id, Reason::EngineLost);
-                let engine = self.unless_stopped(connecting, unknown).await?;
+                let engine = self.connect(job, Reason::EngineLost, unknown).await?;
                 self.rejoin(&engine, job, &container, &at, stopping).await?
             }
             _ => None,
@@ -71,8 +70,7 @@ impl Attempt<'_> {
         let started = match started {
             Some(started) => started,
             None => {
-                let connecting = connect(settings, job, self.run_id, Reason::CommandCannotRun);
-                let engine = self.unless_stopped(connecting, Verdict::stopped_early).await?;
+                let engine = self.connect(job, Reason::CommandCannotRun, Verdict::stopped_early).await?;
                 // First, so that nothing is pulled for a job that cannot run.
                 let secrets = self.read_secrets(job).await?;
                 if let Some(command) = job.command.container() {
@@ -84,6 +82,25 @@ impl Attempt<'_> {
             }
         };
         Ok(self.follow(started, job).await)
+    }
+
+    /// Whoever runs the job. `without_shim` is the reason of a command's end for which there is none.
+    async fn connect(
+        &mut self,
+        job: &Job,
+        without_shim: Reason,
+        stopped: fn(Cause) -> Verdict,
+    ) -> Result<Engine, Verdict> {
+        if let Command::Container(_) = job.command {
+            return self.unless_stopped(connect(self.settings), stopped).await;
+        }
+        // A shim that comes up unheard would stay.
+        let engine = host::engine(&self.settings.state_dir, self.run_id).await;
+        let engine = async {
+            yield_now().await;
+            engine.map_err(|why| Verdict::without_exit(without_shim, why))
+        };
+        self.unless_stopped(engine, stopped).await
     }
 
     /// Does something that leaves nothing behind if it is dropped halfway.
@@ -130,17 +147,7 @@ async fn passed(gate: &Gate) -> Result<(), Verdict> {
     gate.wait().await.as_ref().copied().map_err(missing)
 }
 
-/// Whoever runs the job. `without_shim` is the reason of a command's end for which there is none.
-async fn connect(
-    settings: &Settings,
-    job: &Job,
-    run_id: &str,
-    without_shim: Reason,
-) -> Result<Engine, Verdict> {
-    if let Command::Host(_) = job.command {
-        let engine = host::engine(&settings.state_dir, run_id).await;
-        return engine.map_err(|why| Verdict::without_exit(without_shim, why));
-    }
+async fn connect(settings: &Settings) -> Result<Engine, Verdict> {
     Engine::connect(&settings.docker_host, settings.budgets.engine).await.map_err(|error| {
         let (host, error) = (&settings.docker_host, http::chain(&error));
         let message = format!("no Engine at {host}: {error}; is Docker running, and its socket mounted?");

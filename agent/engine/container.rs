@@ -32,8 +32,8 @@ pub struct ContainerState {
     pub started_at: Option<SystemTime>,
     /// When it ended, if it did.
     pub finished_at: Option<SystemTime>,
-    /// Processes that went on after a command's end, and were ended. A container's go with it.
-    pub left_behind: Vec<String>,
+    /// Processes that went on after a command's end, and were ended. `None` of a container, whose go with it.
+    pub left_behind: Option<Vec<String>>,
     /// Whether it ended and nobody saw how: a command whose shim was killed.
     pub unseen: bool,
 }
@@ -85,8 +85,9 @@ impl From<State> for ContainerState {
             oom_killed: state.oom_killed,
             started_at,
             // The Engine's FinishedAt was before its StartedAt in half of short runs (FACTS).
-            finished_at: engine_time(&state.finished_at).max(started_at),
-            left_behind: state.left_behind.unwrap_or_default(),
+            finished_at: engine_time(&state.finished_at)
+                .map(|at| started_at.map_or(at, |start| at.max(start))),
+            left_behind: state.left_behind,
             unseen: state.unseen,
         }
     }

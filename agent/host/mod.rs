@@ -81,6 +81,15 @@ pub(crate) async fn engine(state_dir: &Path, run_id: &str) -> Result<Engine, Str
     })
 }
 
+/// Ends the shim of a run, if there is one and it holds no command any more.
+pub(crate) async fn dismiss(state_dir: &Path, run_id: &str) {
+    let address = address(state_dir, run_id);
+    let dismissed = async { Engine::connect(&address, Duration::ZERO).await?.dismiss().await };
+    if let Err(error) = dismissed.await {
+        tracing::debug!(error = http::chain(&error), "no shim was dismissed");
+    }
+}
+
 /// Where the shim of a run listens, if there is one.
 pub(crate) fn address(state_dir: &Path, run_id: &str) -> DockerHost {
     DockerHost::Unix(folder(state_dir, run_id).join(SOCKET))

@@ -88,7 +88,12 @@ async fn route(shim: &Arc<Shim>, request: Request<Incoming>) -> Answer {
         }
         // The command goes on whoever comes and goes.
         (&Method::GET, ["info"]) => Ok(json_response(StatusCode::OK, &json!({ "LiveRestoreEnabled": true }))),
+        (&Method::POST, ["exit"]) if shim.slot().is_some() => {
+            Err(Refused(StatusCode::CONFLICT, "there is a command".to_owned()))
+        }
         (&Method::POST, ["exit"]) => {
+            // Whoever hears the answer finds it gone.
+            let _ = fs::remove_file(shim.folder.join(super::SOCKET));
             shim.dismissed.notify_one();
             Ok(empty(StatusCode::NO_CONTENT))
         }

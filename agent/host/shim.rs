@@ -4,11 +4,11 @@
 //! was killed is followed by another one, or with the VM.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, File, OpenOptions},
     future::pending,
     io::{self, Write},
     os::unix::{
-        fs::{DirBuilderExt, PermissionsExt},
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
         process::ExitStatusExt,
     },
     path::{Path, PathBuf},
@@ -34,6 +34,7 @@ use tokio::{
 use super::{READY, SOCKET, cgroup, held::Held, namespaces, record::owned, serve};
 use crate::clock::Clock;
 
+/// Held for as long as it lives, with its number in it.
 const LOCK: &str = "lock";
 /// What it has to say after it is ready.
 const LOG: &str = "shim.log";
@@ -82,8 +83,8 @@ fn serve_in(folder: &Path) -> Result<(), String> {
         )
     };
     make(folder).map_err(unusable)?;
-    let lock = owned(&folder.join(LOCK)).map_err(unusable)?;
-    let _lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+    let lock = locked(&folder.join(LOCK)).map_err(unusable)?;
+    let mut lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => lock,
         // Another one is faster.
         Err((_, Errno::EWOULDBLOCK)) => {
@@ -92,9 +93,15 @@ fn serve_in(folder: &Path) -> Result<(), String> {
         }
         Err((_, error)) => return Err(unusable(error.into())),
     };
+    write!(lock, "{}", std::process::id()).map_err(unusable)?;
     prctl::set_child_subreaper(true).map_err(|error| format!("this kernel has no subreapers: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.and_then(|runtime| runtime.block_on(serve(folder))).map_err(unusable)
+}
+
+/// The lock's file, which may be another's.
+fn locked(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path)
 }
 
 /// The folder and its parent; the state folder itself has to be there.

@@ -41,6 +41,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const SEND: Duration = Duration::from_secs(3);
 /// From one try to send a signal to the next, to an Engine that is away.
 const RESEND: Duration = Duration::from_secs(1);
+/// Why nobody knows how a command ended.
+pub(crate) const LOST_SHIM: &str =
+    "the shim that kept the command's exit status was killed, and the command with it";
 /// A timer that is not needed yet.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -233,7 +236,7 @@ async fn watch_exit(
         sleep(delays.next().unwrap_or(RESEND)).await;
         let state = insist(away, || container.state()).await?;
         if state.unseen {
-            return Err("what kept the command's exit status was killed, and the command with it".to_owned());
+            return Err(LOST_SHIM.to_owned());
         }
         if !state.running {
             return Ok(Exited { code: state.exit_code, unwatched: true });

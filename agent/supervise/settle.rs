@@ -28,8 +28,8 @@ pub(crate) const RESULT: Duration = Duration::from_secs(30);
 /// The same on preemption, after what the log takes.
 const RESULT_AT_PREEMPTION: Duration = Duration::from_secs(1);
 
-/// For the Engine to hear that memory ran out. The log takes about as long to end.
-const OOM_SHOWS: Duration = Duration::from_millis(500);
+/// For the Engine to hear that memory ran out; on a busy VM half a second was not enough.
+const OOM_SHOWS: Duration = Duration::from_secs(2);
 const OOM_LOOK: Duration = Duration::from_millis(50);
 /// 128 and the signal's number.
 const SIGKILLED: i64 = 137;
@@ -89,10 +89,11 @@ async fn look(container: &Container, exited: Exited, patience: Duration) -> Look
 }
 
 /// The state of a container that SIGKILL ended, once the Engine had the time to hear that memory ran out: that comes
-/// to it by another way than the end, and may come later (seen on 20.10).
+/// to it by another way than the end, and may come later (seen on 20.10). A shim looks for itself.
 async fn until_oom_shows(container: &Container, code: i64, mut state: ContainerState) -> ContainerState {
     let deadline = Instant::now() + OOM_SHOWS;
-    while code == SIGKILLED && !state.oom_killed && Instant::now() < deadline {
+    let is_container = state.left_behind.is_none();
+    while code == SIGKILLED && is_container && !state.oom_killed && Instant::now() < deadline {
         sleep(OOM_LOOK).await;
         match container.state().await {
             Ok(later) => state = later,
@@ -189,7 +190,8 @@ impl Settled {
 
     /// A command's processes that went on after it are told, since they were ended.
     fn with_left_behind(&self, mut verdict: Verdict) -> Verdict {
-        let left = self.look.state.as_ref().map(|state| state.left_behind.join(", ")).unwrap_or_default();
+        let left = self.look.state.as_ref().and_then(|state| state.left_behind.as_ref());
+        let left = left.map(|left| left.join(", ")).unwrap_or_default();
         if !left.is_empty() {
             verdict.message += &format!("; it left processes behind, which were ended: {left}");
         }

@@ -33,6 +33,11 @@ impl Shared {
         format!("docker run --volume {}:/vm IMAGE {words}", self.0.path().display())
     }
 
+    /// Where a file of it is on this machine.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
     /// Lets the job go on that awaits `/vm/NAME`.
     pub(crate) fn let_pass(&self, name: &str) {
         self.write(name, &[]);

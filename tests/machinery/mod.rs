@@ -1,15 +1,21 @@
 //! What the suites share: an agent in a sandbox, from its start to its end.
 //!
 //! The agent is the real binary, the Engine a real one, and what is Google's is a fake on a real socket.
-#![allow(dead_code, clippy::allow_attributes, reason = "every suite compiles this, and none uses all of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    clippy::allow_attributes,
+    reason = "every suite compiles this, and none uses all of it"
+)]
 
 pub(crate) mod engine_proxy;
 pub(crate) mod host;
 pub(crate) mod private_engine;
 
 use std::{
-    os::unix::process::ExitStatusExt,
-    path::Path,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::OnceLock,
     time::Duration,
@@ -27,11 +33,35 @@ use tokio::{
 /// No test's agent may take longer: a test that hangs tells nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What runs the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Runtime {
+    /// The Docker Engine, in a container.
+    Docker,
+    /// The agent's shim, on this machine itself.
+    Host,
+}
+
+/// A test for each runtime, of functions that take one: `in_a_container::name` and `on_the_vm::name`.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod in_a_container {
+            $(#[tokio::test] async fn $name() { super::$name(super::machinery::Runtime::Docker).await; })*
+        }
+        mod on_the_vm {
+            $(#[tokio::test] async fn $name() { super::$name(super::machinery::Runtime::Host).await; })*
+        }
+    };
+}
+pub(crate) use on_both;
+
 /// What an agent finds.
 #[derive(Clone, Copy)]
 pub(crate) struct Given<'a> {
     /// `docker-command`; `IMAGE` in it is the sandbox's job. Empty: the attribute is not there.
     pub(crate) command: &'a str,
+    /// What runs it. On the machine itself the job is the same program, in a `host-command`.
+    pub(crate) runtime: Runtime,
     /// Other attributes.
     pub(crate) attributes: &'a [(&'a str, &'a str)],
     /// The agent's settings, beside where the fakes are.
@@ -59,6 +89,7 @@ pub(crate) enum Callback {
 /// A job that ends at once in a cloud where all goes well.
 pub(crate) const GIVEN: Given<'static> = Given {
     command: "docker run --rm IMAGE exit 0",
+    runtime: Runtime::Docker,
     attributes: &[],
     environment: &[],
     cloud: |cloud| cloud,
@@ -81,6 +112,38 @@ struct Launch {
     under: Vec<String>,
     /// Its state folder, which the next agent finds as it is.
     state: TempDir,
+    /// Whether there may be containers.
+    uses_docker: bool,
+}
+
+impl Drop for Launch {
+    /// Shims outlive their agents, and are not to outlive their test.
+    fn drop(&mut self) {
+        for folder in shims(self.state.path()) {
+            kill_shim(&folder);
+        }
+    }
+}
+
+/// The folders of the shims that are there.
+fn shims(state_dir: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(state_dir.join("host")).into_iter().flatten().flatten();
+    folders.map(|folder| folder.path()).filter(|folder| folder.join("shim.sock").exists()).collect()
+}
+
+/// Ends a shim by SIGKILL, and waits until its command is gone with it.
+pub(crate) fn kill_shim(folder: &Path) {
+    let record = std::fs::read(folder.join("record.json")).unwrap_or_default();
+    let record: Value = serde_json::from_slice(&record).unwrap_or_default();
+    // One that is about to go needs no help.
+    let Ok(id) = std::fs::read_to_string(folder.join("lock")) else { return };
+    let _ = std::process::Command::new("kill").args(["-s", "KILL", id.trim()]).status();
+    let Some(first) = record["session"].as_i64() else { return };
+    let until = std::time::Instant::now() + PATIENCE;
+    while Path::new(&format!("/proc/{first}")).exists() {
+        assert!(std::time::Instant::now() < until, "the command goes on without its shim");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 impl Launch {
@@ -127,8 +190,12 @@ pub(crate) fn start_in(sandbox: Sandbox, given: Given<'_>) -> Agent {
         Callback::Plain => sandbox.set_attribute("callback-url", &sandbox.plain_callback_url()),
         Callback::Missing => {}
     }
-    if !given.command.is_empty() {
-        sandbox.set_attribute("docker-command", &given.command.replace("IMAGE", image()));
+    match given.runtime {
+        _ if given.command.is_empty() => {}
+        Runtime::Docker => {
+            sandbox.set_attribute("docker-command", &given.command.replace("IMAGE", image()));
+        }
+        Runtime::Host => sandbox.set_attribute("host-command", &on_host(given.command)),
     }
     for (name, value) in given.attributes {
         sandbox.set_attribute(name, value);
@@ -141,7 +208,8 @@ pub(crate) fn start_in(sandbox: Sandbox, given: Given<'_>) -> Agent {
     let state_dir = ("LONGRUN_STATE_DIR".to_owned(), state.path().display().to_string());
     let environment = fakes.into_iter().chain([state_dir]).chain(own).collect();
     let under = given.under.iter().map(|word| (*word).to_owned()).collect();
-    Agent::spawn(sandbox, Launch { environment, under, state })
+    let uses_docker = given.runtime == Runtime::Docker;
+    Agent::spawn(sandbox, Launch { environment, under, state, uses_docker })
 }
 
 impl Agent {
@@ -225,6 +293,11 @@ impl Agent {
         }
     }
 
+    /// The folder of its job's shim.
+    pub(crate) fn shim(&self) -> PathBuf {
+        shims(self.state_dir()).pop().expect("a shim")
+    }
+
     /// Where it keeps what must outlive it.
     pub(crate) fn state_dir(&self) -> &Path {
         self.launch.state.path()
@@ -254,7 +327,10 @@ impl Agent {
         for token in ended.sandbox.tokens() {
             assert!(!log.contains(&token), "a token is in the log");
         }
-        if let Some(run_id) = ended.run_id() {
+        let shims = shims(self.launch.state.path());
+        // A job that could not be told keeps its shim, for the next agent.
+        assert!(shims.is_empty() || ended.status.code() == Some(75), "a shim was left: {shims:?}");
+        if let Some(run_id) = ended.run_id().filter(|_| self.launch.uses_docker) {
             let left = docker(&["ps", "-aq", "--filter", &format!("label=longrun.run-id={run_id}")]);
             if !left.is_empty() {
                 docker(&["rm", "-f", "-v", &left]);
@@ -300,6 +376,35 @@ fn send(signal: &str, process: u32) {
 pub(crate) fn image() -> &'static str {
     static IMAGE: OnceLock<String> = OnceLock::new();
     IMAGE.get_or_init(|| sandbox::job::image().unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// A `docker run` of the sandbox's job as a command of this machine: the program itself, and a volume's folder where
+/// the container would have had it. Flags that only a container has are no test of both.
+fn on_host(command: &str) -> String {
+    let Some((flags, words)) = command.split_once(" IMAGE") else { return command.to_owned() };
+    let flags: Vec<_> = flags.split_whitespace().skip(2).collect();
+    let volume = match flags[..] {
+        [] | ["--rm" | "--init"] => None,
+        ["--volume", volume] => volume.split_once(':'),
+        _ => panic!("{command:?} has flags that a host-command has not"),
+    };
+    let words = volume.map_or(words.to_owned(), |(folder, path)| words.replace(path, folder));
+    format!("exec {}{words}", program())
+}
+
+/// The sandbox's job as a program of this machine, made once.
+fn program() -> &'static str {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let new = folder.join(format!("job.{}", std::process::id()));
+        std::fs::write(&new, sandbox::job::PROGRAM).expect("a file");
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).expect("its owner");
+        // One that runs is not written to.
+        let program = folder.join("job");
+        std::fs::rename(new, &program).expect("a file");
+        program.to_str().expect("text").to_owned()
+    })
 }
 
 /// The socket of the machine's Engine.
