@@ -56,10 +56,10 @@ impl Cgroup {
         self.0.join(PROCS)
     }
 
-    /// Who is in it.
+    /// Who is in it. One of another PID namespace is shown as 0, which to kill(2) is all of the caller's own group.
     pub(super) fn processes(&self) -> Vec<i32> {
         let procs = fs::read_to_string(self.procs()).unwrap_or_default();
-        procs.lines().filter_map(|line| line.parse().ok()).collect()
+        procs.lines().filter_map(|line| line.parse().ok()).filter(|id| *id > 1).collect()
     }
 
     /// Whether the kernel killed any of them for want of memory.
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(Cgroup::create_in(root.path(), "c").unwrap(), cgroup, "it may be there");
         assert_eq!(cgroup.0, root.path().join("longrun/c"));
         assert!(cgroup.processes().is_empty() && !cgroup.ran_out_of_memory());
-        fs::write(cgroup.procs(), "12\n345\n").unwrap();
+        fs::write(cgroup.procs(), "12\n345\n0\n1\n-7\n").unwrap();
         for (kills, out) in [(0, false), (2, true)] {
             fs::write(cgroup.0.join("memory.events"), format!("oom 1\noom_kill {kills}\n")).unwrap();
             assert_eq!(cgroup.ran_out_of_memory(), out);
