@@ -4,7 +4,7 @@
 //! # The story
 //!
 //! A Cloud Workflow creates a callback endpoint and a VM, and waits. The VM's attributes say what to run
-//! (`docker-command`) and whom to tell (`callback-url`). The agent, started at boot, goes one way:
+//! (`docker-command` or `host-command`) and whom to tell (`callback-url`). The agent, started at boot, goes one way:
 //!
 //! ```text
 //!   metadata server                 Docker Engine                        Cloud Workflows
@@ -15,6 +15,8 @@
 //!   └─────────┘   └─────┘   └────────────────────────┘   └────────┘   └────────────────┘
 //!                       every step is in the journal before it is taken
 //! ```
+//!
+//! A `host-command` is run by the agent's own shim (`host/`), which outlives it and is one more Engine from here.
 //!
 //! [`agent::run`] is that sequence on one page, and `attempt/` is its middle: one attempt. Two small machines
 //! decide, both pure. What is to be done next in the whole run, by this agent or by one that is started in its

@@ -23,7 +23,7 @@ usage: longrun-agent                   run the job
        longrun-agent status [--json]   how far the job on this VM is
        longrun-agent --version
 
-What to run is in the VM's attributes: docker-command, callback-url, longrun-*.
+What to run is in the VM's attributes: docker-command or host-command, callback-url, longrun-*.
 Where things are is in the environment, and needs no setting on a VM:
     GCE_METADATA_HOST  DOCKER_HOST  LONGRUN_JOB_FILE  LONGRUN_STATE_DIR
     LONGRUN_GOOGLE_ENDPOINT  LONGRUN_LOG  LONGRUN_METADATA_WAIT  LONGRUN_ENGINE_WAIT

@@ -6,15 +6,26 @@ mod machinery;
 
 use std::{
     fs,
+    net::TcpListener,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
-use machinery::{Agent, GIVEN, Given, Runtime, host::Shared, kill_shim, run, start};
+use machinery::{
+    Agent, GIVEN, Given, Runtime, agent_image, host::Shared, kill_shim, private_engine::PrivateEngine, run,
+    start,
+};
+use nix::sched::{CloneFlags, setns};
+use sandbox::Sandbox;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 const ON_HOST: Given<'static> = Given { runtime: Runtime::Host, ..GIVEN };
+/// `--pid=host --privileged`, where it matters here, for machines that may not give all that the latter wants.
+const PRIVILEGED: [&str; 4] =
+    ["--pid=host", "--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--security-opt=seccomp=unconfined"];
 /// From the command's end to its report, though somebody holds its pipes.
 const HELD_UP_AT_MOST: Duration = Duration::from_secs(8);
 
@@ -258,12 +269,103 @@ async fn a_command_that_is_killed_for_want_of_memory_is_told_so() {
     assert_eq!((&report["reason"], &report["exitCode"]), (&json!("OOMKilled"), &json!(1)), "{report:#}");
 }
 
+#[tokio::test]
+async fn from_the_agents_container_a_command_runs_on_the_vm_and_outlives_that_container() {
+    let mut vm = Vm::new().await;
+    let up = vm.folder.path().join("up");
+    let command = format!(
+        "hostname; cat /etc/hostname; tr '\\0' ' ' </proc/1/cmdline | cut -c 1-5; ls -d /etc/passwd; echo up >{}; \
+         while [ ! -e {} ]; do sleep 0.05; done; exit 7",
+        up.display(),
+        vm.folder.path().join("go").display()
+    );
+    vm.order(&command, &PRIVILEGED);
+    written(&up).await;
+    vm.engine.docker(&["kill", "longrun-agent"]);
+    fs::write(vm.folder.path().join("go"), "").unwrap();
+    vm.engine.docker(&["start", "longrun-agent"]);
+    let report = vm.sandbox.next_report().await;
+    assert_eq!((&report["exitCode"], &report["reason"]), (&json!(7), &json!("Error")), "{report:#}");
+    let hostname = fs::read_to_string("/etc/hostname").unwrap();
+    let tail = report["logs"]["tail"].as_str().unwrap();
+    assert!(tail.contains(&hostname) && tail.ends_with("/etc/passwd\n"), "{tail}");
+    assert_eq!(vm.engine.ended("longrun-agent").await, "0");
+    vm.engine.stop().await;
+}
+
+#[tokio::test]
+async fn an_agents_container_that_may_not_enter_the_vm_says_what_it_needs() {
+    for (flags, needs) in [
+        (
+            &[][..],
+            "/bin/sh is not there; if the agent is in a container, start that with --pid=host --privileged",
+        ),
+        (&["--pid=host"], "the VM cannot be entered from this container"),
+    ] {
+        let vm = Vm::new().await;
+        vm.order("true", flags);
+        let report = vm.sandbox.next_report().await;
+        assert_eq!(report["reason"], "CommandCannotRun", "{report:#}");
+        let message = report["message"].as_str().unwrap();
+        assert!(message.contains(needs) && message.contains("--pid=host --privileged"), "{message}");
+        assert_eq!(vm.engine.ended("longrun-agent").await, "0");
+    }
+}
+
+/// A VM whose agent is in a container.
+struct Vm {
+    engine: PrivateEngine,
+    sandbox: Sandbox,
+    folder: TempDir,
+}
+
+impl Vm {
+    async fn new() -> Self {
+        let engine = PrivateEngine::start(false).await;
+        let up = engine.enter("ip").args(["link", "set", "lo", "up"]).output().await.unwrap();
+        assert!(up.status.success(), "{up:?}");
+        let sandbox = Sandbox::builder().listener(listen_in(&engine.network())).start().await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        agent_image::import(&engine, "agent:1", folder.path());
+        Self { engine, sandbox, folder }
+    }
+
+    /// Starts the agent's container with an order.
+    fn order(&self, command: &str, flags: &[&str]) {
+        self.sandbox.set_attribute("host-command", command);
+        self.sandbox.set_attribute("callback-url", &self.sandbox.plain_callback_url());
+        let state = self.folder.path().join("state");
+        fs::create_dir(&state).unwrap();
+        let state = state.to_str().unwrap();
+        let settings = self.sandbox.environment().map(|(name, value)| format!("{name}={value}"));
+        let own = [format!("LONGRUN_STATE_DIR={state}"), "LONGRUN_LOG=debug".to_owned()];
+        let volume = format!("{state}:{state}");
+        let mut words =
+            vec!["run", "--detach", "--name", "longrun-agent", "--network", "host", "-v", &volume];
+        words.extend(flags);
+        words.extend(settings.iter().chain(&own).flat_map(|setting| ["-e", setting]));
+        words.push("agent:1");
+        self.engine.docker(&words);
+    }
+}
+
+/// A free port in a network of its own.
+fn listen_in(network: &Path) -> TcpListener {
+    let network = fs::File::open(network).unwrap();
+    let listen = move || {
+        setns(network, CloneFlags::CLONE_NEWNET).unwrap();
+        TcpListener::bind("127.0.0.1:0").unwrap()
+    };
+    // A thread's network is its own.
+    thread::spawn(listen).join().unwrap()
+}
+
 async fn run_on_host(command: &str) -> Value {
     run(Given { command, ..ON_HOST }).await.report()
 }
 
 /// An agent whose command waits for `go` and exits with 7, and its state folder.
-async fn waiting(shared: &Shared) -> (Agent, std::path::PathBuf) {
+async fn waiting(shared: &Shared) -> (Agent, PathBuf) {
     let command = format!(
         "echo up; touch {}; while [ ! -e {} ]; do sleep 0.05; done; exit 7",
         shared.path("up"),

@@ -9,6 +9,7 @@
     reason = "every suite compiles this, and none uses all of it"
 )]
 
+pub(crate) mod agent_image;
 pub(crate) mod engine_proxy;
 pub(crate) mod host;
 pub(crate) mod private_engine;
