@@ -265,6 +265,8 @@ async fn the_workflows_hold_what_only_a_deployment_would_show() {
     let file = folder.path().join("workflow.yaml");
     for (part, bad, fault) in [
         ("${number + 1}", "${nubmer + 1}", "nubmer is never assigned"),
+        ("          - silent: false\n", "", "silent is read before or outside of where it is assigned"),
+        ("- tried: []", "- trying: []", "tried is read before or outside"),
         ("next: next_vm", "next: next_wm", "next_wm is no step"),
         ("instance: ${name}", "vm: ${name}", "compute.v1.instances.get takes"),
         ("instances.insert", "instances.inzert", "instances.inzert is not there"),

@@ -2,9 +2,9 @@
 
     python check.py FILE...
 
-A line for each fault: an expression that is too long or does not parse, a variable that is never assigned, a step name
-that stands twice, a jump to nowhere, too many assignments, a call of what is not there, wrong arguments of a connector
-(by the discovery documents) or of a subworkflow, an error's text with a colon that YAML would cut.
+A line for each fault: an expression that is too long or does not parse, a variable that is never assigned, or only in
+another block, a step name that stands twice, a jump to nowhere, too many assignments, a call of what is not there, wrong
+arguments of a connector (by the discovery documents) or of a subworkflow.
 Limits: cloud.google.com/workflows/quotas.
 """
 
@@ -57,15 +57,90 @@ def find(value, key):
             yield from find(part, key)
 
 
-def assigned(workflow):
-    names = {name if isinstance(name, str) else next(iter(name)) for name in workflow.get("params", [])}
-    for step in find(workflow["steps"], "assign"):
-        if isinstance(step["assign"], list):
-            names |= {re.match(r"\w+", next(iter(variable)))[0] for variable in step["assign"]}
-    names |= {step["result"] for step in find(workflow["steps"], "call") if isinstance(step.get("result"), str)}
-    for step in find(workflow["steps"], "for"):
+class Names:
+    """Which names are there, step by step in the order of the text.
+
+    What a `for` or an `except` is the first to assign is gone after it. So is what a `try` assigned, if its `except`
+    assigns it too: nobody knows which of them it was.
+    """
+
+    def __init__(self, workflow):
+        self.faults = []
+        self.ever = params_of(workflow)
+        self.ever |= ever_assigned(workflow["steps"])
+        self.steps(workflow["steps"], params_of(workflow))
+
+    def steps(self, steps, there):
+        for step in steps:
+            self.step(next(iter(step.values())), there)
+
+    def step(self, step, there):
+        if "try" in step:
+            self.tried(step, there)
+        elif "for" in step or "parallel" in step:
+            self.loop(step, there)
+        elif "switch" in step:
+            for branch in step["switch"]:
+                self.read(branch["condition"], there)
+                self.step({name: part for name, part in branch.items() if name != "condition"}, there)
+        elif "steps" in step:
+            self.steps(step["steps"], there)
+        elif isinstance(step.get("assign"), list):
+            for variable in step["assign"]:
+                keys = [f"${{{key}}}" for key in re.findall(r"\[(.*?)\]", next(iter(variable)))]
+                self.read([*variable.values(), *keys], there)
+                there |= assigned_by({"assign": [variable]})
+        else:
+            self.read(step, there)
+            there |= assigned_by(step)
+
+    def tried(self, step, there):
+        inside, caught = set(there), set(there)
+        body = step["try"]
+        self.step(body if "steps" in body else {"steps": [{"try": body}]}, inside)
+        self.read(step.get("retry"), there)
+        if "except" in step:
+            caught.add(step["except"]["as"])
+            self.steps(step["except"]["steps"], caught)
+        there |= inside - (caught - there)
+
+    def loop(self, step, there):
+        outer = step.get("parallel", step)
+        loop = outer["for"]
+        self.read([loop.get("in"), loop.get("range"), outer.get("concurrency_limit")], there)
+        self.steps(loop["steps"], there | {loop[what] for what in ("value", "index") if what in loop})
+
+    def read(self, value, there):
+        for code in expressions(value):
+            try:
+                tree = ast.parse(re.sub(r"\bif\(", "if_(", code.strip()), mode="eval")
+            except SyntaxError as error:
+                self.faults.append(f"{code}: {error}")
+                continue
+            used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+            for name in sorted(used - there - LIBRARY):
+                elsewhere = "read before or outside of where it is assigned"
+                self.faults.append(f"{code}: {name} is {elsewhere if name in self.ever else 'never assigned'}")
+
+
+def ever_assigned(value):
+    names = {step["as"] for step in find(value, "as")}
+    for what in ("assign", "call"):
+        names |= {name for step in find(value, what) for name in assigned_by(step)}
+    for step in find(value, "for"):
         names |= {step["for"][what] for what in ("value", "index") if what in step["for"]}
-    return names | {step["as"] for step in find(workflow["steps"], "as")}
+    return names
+
+
+def params_of(workflow):
+    return {name if isinstance(name, str) else next(iter(name)) for name in workflow.get("params", [])}
+
+
+def assigned_by(step):
+    names = {step["result"]} if isinstance(step.get("result"), str) else set()
+    if isinstance(step.get("assign"), list):
+        names |= {re.match(r"\w+", next(iter(variable)))[0] for variable in step["assign"]}
+    return names
 
 
 def faults(path):
@@ -79,18 +154,14 @@ def faults(path):
 
 
 def of_subworkflow(workflow, workflows):
-    names, known = [next(iter(step)) for steps in steps_below(workflow) for step in steps], assigned(workflow)
+    names = [next(iter(step)) for steps in steps_below(workflow) for step in steps]
     yield from (f"two steps are called {name}" for name in sorted(set(names)) if names.count(name) > 1)
-    for code in expressions(workflow):
-        if len(code) > run.EXPRESSION:
-            yield f"an expression has {len(code)} characters: {code}"
-        try:
-            tree = ast.parse(re.sub(r"\bif\(", "if_(", code.strip()), mode="eval")
-        except SyntaxError as error:
-            yield f"{code}: {error}"
-            continue
-        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        yield from (f"{code}: {name} is never assigned" for name in sorted(used - known - LIBRARY))
+    yield from (
+        f"an expression has {len(code)} characters: {code}"
+        for code in expressions(workflow)
+        if len(code) > run.EXPRESSION
+    )
+    yield from Names(workflow).faults
     for step in find(workflow, "next"):
         if step["next"] not in names and step["next"] not in JUMPS:
             yield f"next: {step['next']} is no step"
@@ -105,7 +176,7 @@ def of_subworkflow(workflow, workflows):
 def of_call(step, workflows):
     called, args = step["call"], set(step.get("args", {}))
     if called in workflows:
-        params = {name if isinstance(name, str) else next(iter(name)) for name in workflows[called].get("params", [])}
+        params = params_of(workflows[called])
         if args != params:
             yield f"{called} takes {sorted(params)}, and gets {sorted(args)}"
     elif called.startswith("googleapis."):

@@ -10,6 +10,7 @@ What is put in place of the emulator's own, and why:
   expressions   theirs pass values through YAML, which damages nulls and texts; `if`, null, true and false are missing
   connectors    theirs send no query, take any argument, and do not wait for operations
   retries       theirs do not read the delay of http.default_retry, and fail on errors without a code
+  scopes        theirs keeps what an except block was the first to assign
   parallel      theirs has no limit, and its branches share their variables
   events        theirs has none; the sandbox has
   executions    a child runs here, in its own execution
@@ -273,21 +274,32 @@ class Call(emulator.StepCall):
     execute_connector = staticmethod(connect)
 
 
-class Retry(emulator.Step):
+class Try(emulator.Step):
+    """With a retry or without. What an except block is the first to assign is gone after it, as with Google."""
+
     def execute(self):
-        retry = render.render_config(self.config["retry"], self.context)
+        try:
+            return self.attempt()
+        except WorkflowError as error:
+            if "except" not in self.config:
+                raise
+            before = set(self.context)
+            self.context[self.config["except"]["as"]] = plain(error.payload)
+            _, jump, value = emulator.execute_steps_list(self.config["except"]["steps"], self.context)
+            for name in set(self.context) - before:
+                del self.context[name]
+            return self.context, jump, value
+
+    def attempt(self):
+        retry = render.render_config(self.config.get("retry", {"max_retries": 0, "codes": []}), self.context)
         for left in range(retry["max_retries"], -1, -1):
             try:
                 return emulator.execute_step(self.step_id, self.config["try"], self.context)
             except WorkflowError as error:
                 may_pass = isinstance(error.payload, dict) and error.payload.get("code") in retry["codes"]
-                if left and may_pass:
-                    time.sleep(retry["delay"])
-                    continue
-                if "except" not in self.config:
+                if not left or not may_pass:
                     raise
-                self.context[self.config["except"]["as"]] = error.payload
-                return emulator.execute_steps_list(self.config["except"]["steps"], self.context)
+                time.sleep(retry["delay"])
 
 
 class Assign(emulator.StepAssign):
@@ -346,7 +358,7 @@ class Parallel(emulator.Step):
         return self.context, self.config.get("next"), None
 
 
-emulator.StepCall, emulator.StepRetry = Call, Retry
+emulator.StepCall, emulator.StepRetry, emulator.StepTry = Call, Try, Try
 emulator.StepAssign, emulator.StepParallel = Assign, Parallel
 emulator.render_config = render.render_config
 execute_step, execute_subworkflow = emulator.execute_step, emulator.execute_subworkflow
