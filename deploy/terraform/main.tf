@@ -1,9 +1,10 @@
-# What longrun needs in a project: APIs, a repository, two service accounts that may do what they have to, and the
+# What longrun needs in a project: APIs, a repository, service accounts that may do what they have to, and the
 # workflows. Nothing here opens a port or a firewall.
 
 locals {
   vm       = "serviceAccount:${google_service_account.vm.email}"
   workflow = "serviceAccount:${google_service_account.workflow.email}"
+  builds   = var.cloud_build ? toset(["longrun-build"]) : toset([])
 
   # Both delete VMs: the workflow when a job has ended, the agent when nobody waits for its report any more.
   only_our_vms = "resource.type != 'compute.googleapis.com/Instance' || resource.name.extract('/instances/{name}').startsWith('${var.vm_name_prefix}')"
@@ -12,6 +13,8 @@ locals {
 resource "google_project_service" "used" {
   for_each = toset([
     "artifactregistry.googleapis.com",
+    "cloudbuild.googleapis.com",
+    "cloudresourcemanager.googleapis.com",
     "compute.googleapis.com",
     "iam.googleapis.com",
     "logging.googleapis.com",
@@ -49,6 +52,7 @@ resource "google_project_iam_custom_role" "agent" {
     "workflows.callbacks.send",
     "workflows.executions.get",
   ]
+  depends_on = [google_project_service.used]
 }
 
 resource "google_project_iam_custom_role" "deleter" {
@@ -56,12 +60,15 @@ resource "google_project_iam_custom_role" "deleter" {
   title       = "longrun deleter"
   description = "Deletes a VM that nobody waits for (longrun-when-orphaned=delete-vm)"
   permissions = ["compute.instances.delete"]
+  depends_on  = [google_project_service.used]
 }
 
 resource "google_project_iam_member" "vm_reports" {
   project = var.project
   role    = google_project_iam_custom_role.agent.id
   member  = local.vm
+
+  depends_on = [google_project_service.used]
 }
 
 resource "google_project_iam_member" "vm_deletes_itself" {
@@ -73,12 +80,16 @@ resource "google_project_iam_member" "vm_deletes_itself" {
     title      = "only longrun's VMs"
     expression = local.only_our_vms
   }
+
+  depends_on = [google_project_service.used]
 }
 
 resource "google_project_iam_member" "vm_logs" {
   project = var.project
   role    = "roles/logging.logWriter"
   member  = local.vm
+
+  depends_on = [google_project_service.used]
 }
 
 resource "google_artifact_registry_repository_iam_member" "vm_pulls" {
@@ -88,12 +99,24 @@ resource "google_artifact_registry_repository_iam_member" "vm_pulls" {
   member     = local.vm
 }
 
+resource "google_artifact_registry_repository_iam_member" "vm_pulls_jobs" {
+  for_each = var.image_repositories
+
+  location   = split("/", each.key)[0]
+  repository = split("/", each.key)[1]
+  role       = "roles/artifactregistry.reader"
+  member     = local.vm
+  depends_on = [google_project_service.used]
+}
+
 resource "google_secret_manager_secret_iam_member" "vm_reads" {
   for_each = var.secrets
 
   secret_id = each.key
   role      = "roles/secretmanager.secretAccessor"
   member    = local.vm
+
+  depends_on = [google_project_service.used]
 }
 
 resource "google_storage_bucket_iam_member" "vm_writes" {
@@ -102,6 +125,8 @@ resource "google_storage_bucket_iam_member" "vm_writes" {
   bucket = each.key
   role   = "roles/storage.objectCreator"
   member = local.vm
+
+  depends_on = [google_project_service.used]
 }
 
 # The workflow's account: it makes VMs that run as the VM's account, and deletes those.
@@ -120,6 +145,7 @@ resource "google_project_iam_custom_role" "workflow" {
     "compute.instances.create",
     "compute.instances.delete",
     "compute.instances.get",
+    "compute.instances.getGuestAttributes",
     "compute.instances.setLabels",
     "compute.instances.setMetadata",
     "compute.instances.setServiceAccount",
@@ -132,6 +158,7 @@ resource "google_project_iam_custom_role" "workflow" {
     "workflows.executions.create",
     "workflows.executions.get",
   ]
+  depends_on = [google_project_service.used]
 }
 
 resource "google_project_iam_member" "workflow" {
@@ -143,6 +170,8 @@ resource "google_project_iam_member" "workflow" {
     title      = "only longrun's VMs"
     expression = local.only_our_vms
   }
+
+  depends_on = [google_project_service.used]
 }
 
 # Of the VM's account alone, not of the project: it can be no other.
@@ -170,4 +199,58 @@ resource "google_workflows_workflow" "fan_out" {
   source_contents     = file("${path.module}/../fan-out.yaml")
   deletion_protection = var.deletion_protection
   depends_on          = [google_project_service.used]
+}
+
+# Cloud Build's account: it reads the source that was submitted, pushes the agent's image, and logs.
+resource "google_service_account" "build" {
+  for_each = local.builds
+
+  account_id   = each.key
+  display_name = "longrun: builds of the agent's image"
+  depends_on   = [google_project_service.used]
+}
+
+resource "google_artifact_registry_repository_iam_member" "build_pushes" {
+  for_each = local.builds
+
+  repository = google_artifact_registry_repository.images.name
+  location   = google_artifact_registry_repository.images.location
+  role       = "roles/artifactregistry.writer"
+  member     = "serviceAccount:${google_service_account.build[each.key].email}"
+}
+
+resource "google_project_iam_member" "build_logs" {
+  for_each = local.builds
+
+  project = var.project
+  role    = "roles/logging.logWriter"
+  member  = "serviceAccount:${google_service_account.build[each.key].email}"
+}
+
+resource "google_storage_bucket" "source" {
+  for_each = local.builds
+
+  name                        = "${var.project}-${each.key}"
+  location                    = var.region
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  force_destroy               = true
+  depends_on                  = [google_project_service.used]
+
+  lifecycle_rule {
+    condition {
+      age = 7
+    }
+    action {
+      type = "Delete"
+    }
+  }
+}
+
+resource "google_storage_bucket_iam_member" "build_reads" {
+  for_each = local.builds
+
+  bucket = google_storage_bucket.source[each.key].name
+  role   = "roles/storage.objectViewer"
+  member = "serviceAccount:${google_service_account.build[each.key].email}"
 }

@@ -25,6 +25,23 @@ variable "repository" {
   default     = "longrun"
 }
 
+variable "image_repositories" {
+  description = "Further Artifact Registry repositories of the project that hold jobs' images, as LOCATION/REPOSITORY."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for name in var.image_repositories : can(regex("^[a-z0-9-]+/[a-z0-9-]+$", name))])
+    error_message = "Expected LOCATION/REPOSITORY, such as europe/images."
+  }
+}
+
+variable "cloud_build" {
+  description = "Whether there is an account for Cloud Build that may push the agent's image, and a bucket for its source."
+  type        = bool
+  default     = true
+}
+
 variable "vm_name_prefix" {
   description = "How the names of VMs begin that the agent and the workflow may delete. The workflow's own names begin with longrun-."
   type        = string
