@@ -26,10 +26,15 @@ log_in() {
         docker login --username oauth2accesstoken --password-stdin "$registry" >/dev/null
 }
 
-image=$(ask attributes/agent-image) || {
-    echo "longrun: the attribute agent-image is missing; expected the agent's image" >&2
+# Says on the serial console why no job runs here, and switches the VM off: who waits for it finds it TERMINATED, and it
+# costs no more than its disk.
+give_up() {
+    echo "longrun: $1; no job runs on this VM, and it is powered off" >&2
+    systemctl poweroff
     exit 1
 }
+
+image=$(ask attributes/agent-image) || give_up "the attribute agent-image is missing; expected the agent's image"
 DOCKER_CONFIG=$(mktemp -d /run/longrun.XXXXXX)
 export DOCKER_CONFIG
 trap 'rm -rf "$DOCKER_CONFIG"' EXIT
@@ -38,14 +43,29 @@ trap 'rm -rf "$DOCKER_CONFIG"' EXIT
 tries=0
 until docker image inspect "$image" >/dev/null 2>&1 || { log_in && docker pull --quiet "$image"; }; do
     tries=$((tries + 1))
-    if [ $tries -ge 20 ]; then
-        echo "longrun: the agent's image $image cannot be pulled, so no job runs on this VM" >&2
-        exit 1
-    fi
+    [ $tries -lt 20 ] || give_up "the agent's image $image cannot be pulled"
     sleep 10
 done
 
+# A container sees the VM's processes, and may enter the VM, only where the job is a command of the VM's own.
+host=
+if ask attributes/host-command >/dev/null 2>&1; then host="--pid=host --privileged"; fi
+
 docker rm --force longrun-agent >/dev/null 2>&1
+# shellcheck disable=SC2086 # two words, or none
 docker run --detach --name longrun-agent --restart on-failure:5 --network host --oom-score-adj -900 \
     -v /var/lib/longrun:/var/lib/longrun -v /sys/fs/cgroup:/sys/fs/cgroup:ro \
-    -v /var/run/docker.sock:/var/run/docker.sock "$image"
+    -v /var/run/docker.sock:/var/run/docker.sock $host "$image" || give_up "the agent cannot be started"
+
+# Where it fails at once, Docker has tried five times within seconds. 76 says that nobody waits for the report.
+for _ in {1..30}; do
+    state=$(docker inspect --format '{{.State.Status}} {{.State.ExitCode}}' longrun-agent)
+    case $state in
+    "exited 0" | "exited 76") break ;;
+    exited*)
+        docker logs --tail 10 longrun-agent >&2
+        give_up "the agent $state"
+        ;;
+    esac
+    sleep 1
+done

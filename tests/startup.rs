@@ -30,6 +30,8 @@ use tokio::{
 const SCRIPT: &str = include_str!("../deploy/startup-script.sh");
 const REGISTRY: &str = "us-east.pkg.dev";
 const AGENT: &str = "us-east.pkg.dev/project/longrun/agent:1";
+/// What a VM says here in the place of going off.
+const OFF: &str = "this VM would be off";
 /// A boot pulls an image and runs a job.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -69,7 +71,7 @@ async fn each_boot_starts_the_agent_and_the_job_runs_once() {
     let folder = tempfile::tempdir().unwrap();
     let job = vm.engine.image();
     let command = format!("docker run --rm -v {}:/vm {job} append /vm/ran x exit 7", folder.path().display());
-    vm.sandbox.set_attribute("startup-script", &as_root(SCRIPT));
+    vm.sandbox.set_attribute("startup-script", &script());
     vm.sandbox.set_attribute("agent-image", AGENT);
     vm.sandbox.set_attribute("docker-command", &command);
     vm.sandbox.set_attribute("callback-url", &vm.sandbox.plain_callback_url());
@@ -122,18 +124,28 @@ async fn the_units_steps_do_the_same() {
         assert_eq!(done.status.code(), Some(0), "boot {boot}: {done:?}");
         assert_eq!(vm.sandbox.reports().len(), 1, "boot {boot}");
         let left = vm.inside("ls", &["/run/longrun"]).await;
-        assert_eq!(String::from_utf8_lossy(&left.stdout), "image\n", "a credential was left");
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "host\nimage\n", "a credential was left");
     }
 }
 
 #[tokio::test]
-async fn a_vm_without_an_agents_image_says_so_where_the_serial_console_shows_it() {
+async fn a_vm_on_which_no_agent_starts_says_why_on_the_serial_console_and_goes_off() {
     let vm = Vm::new().await;
-    vm.sandbox.set_attribute("startup-script", &as_root(SCRIPT));
-    let booted = vm.boot().await;
-    let said =
-        String::from_utf8_lossy(&booted.stdout).into_owned() + &String::from_utf8_lossy(&booted.stderr);
-    assert!(said.contains("longrun: the attribute agent-image is missing"), "{said}");
+    vm.sandbox.set_attribute("startup-script", &script());
+    vm.assert_goes_off("the attribute agent-image is missing").await;
+    vm.sandbox.set_attribute("agent-image", AGENT);
+    vm.assert_goes_off(&format!("the agent's image {AGENT} cannot be pulled")).await;
+
+    // An agent that ends at once, however often Docker tries: nobody told it where the report goes.
+    vm.push_agent();
+    vm.sandbox.set_attribute("docker-command", "docker run --rm a");
+    vm.assert_goes_off("the agent exited 64").await;
+    assert_eq!(vm.agents_rights(), "false");
+    vm.sandbox.remove_attribute("docker-command");
+    vm.sandbox.set_attribute("host-command", "true");
+    // Where tests run, there may be no right to start such a container.
+    vm.assert_goes_off("the agent ").await;
+    assert_eq!(vm.agents_rights(), "true host");
 }
 
 /// A VM that boots when it is told to.
@@ -187,6 +199,19 @@ impl Vm {
         booted.env("HOME", "/root").kill_on_drop(true).output().await.unwrap()
     }
 
+    async fn assert_goes_off(&self, why: &str) {
+        let booted = self.boot().await;
+        let said =
+            String::from_utf8_lossy(&booted.stdout).into_owned() + &String::from_utf8_lossy(&booted.stderr);
+        assert!(said.contains(&format!("longrun: {why}")) && said.contains(OFF), "{why}: {said}");
+    }
+
+    /// Whether the agent's container is privileged, and whose processes it sees.
+    fn agents_rights(&self) -> String {
+        let format = "{{.HostConfig.Privileged}} {{.HostConfig.PidMode}}";
+        self.engine.docker(&["inspect", "--format", format, "longrun-agent"]).trim().to_owned()
+    }
+
     async fn inside(&self, program: &str, words: &[&str]) -> Output {
         timeout(PATIENCE, self.engine.enter(program).args(words).output()).await.unwrap().unwrap()
     }
@@ -210,6 +235,13 @@ impl Vm {
         self.engine.docker(&["--config", self.folder.path().to_str().unwrap(), "push", "--quiet", AGENT]);
         self.engine.docker(&["rmi", AGENT]);
     }
+}
+
+/// The startup script, with less patience, on a VM that does not go off: it is this machine.
+fn script() -> String {
+    let (off, pause) = ("systemctl poweroff", "sleep 10\n");
+    assert!(SCRIPT.matches(off).count() == 1 && SCRIPT.contains(pause));
+    as_root(SCRIPT).replace(off, &format!("echo '{OFF}'")).replace(pause, "sleep 0\n")
 }
 
 /// A script but for one word: where tests run, a score may not be lowered.

@@ -105,7 +105,7 @@ fn the_agent_is_started_alike_everywhere() {
             text.split_once("--network host").unwrap_or_else(|| panic!("no docker run in {text}"));
         let words = rest.split_whitespace().filter(|word| *word != "\\");
         words
-            .take_while(|word| !word.contains("longrun-agent") && !word.starts_with('"'))
+            .take_while(|word| !word.contains("longrun-agent") && !word.starts_with(['"', '$']))
             .map(str::to_owned)
             .collect::<Vec<_>>()
     };
@@ -113,15 +113,28 @@ fn the_agent_is_started_alike_everywhere() {
     assert!(script.len() > 6, "{script:?}");
     assert_eq!(options(&file_in_cloud_init("longrun-agent.service")), script);
     assert_eq!(options(&read("../README.md")), script);
+
+    // More only for a job that is a command of the VM's own.
+    let right = "--pid=host --privileged";
+    assert_eq!(read("../README.md").matches(right).count(), 1);
+    for script in [read("startup-script.sh"), file_in_cloud_init("pull.sh")] {
+        let lines: Vec<_> = script.lines().filter(|line| line.contains("privileged")).collect();
+        let condition = "if ask attributes/host-command >/dev/null 2>&1; then";
+        assert_eq!(lines, [format!("{condition} host=\"{right}\"; fi")]);
+    }
+    assert!(read("startup-script.sh").contains(" $host \"$image\""));
+    assert!(file_in_cloud_init("longrun-agent.service").contains(" $(cat /run/longrun/host) "));
 }
 
 #[test]
 fn the_units_script_logs_in_as_the_startup_script_does() {
     let (script, pull) = (read("startup-script.sh"), file_in_cloud_init("pull.sh"));
-    for part in ["set -o pipefail", "ask() {", "log_in() {", "image=$(ask"] {
+    for (part, end) in
+        [("set -o pipefail", "\n}"), ("ask() {", "\n}"), ("log_in() {", "\n}"), ("image=$(ask", "\n")]
+    {
         let block = |text: &str| {
             let at = text.find(&format!("\n{part}")).unwrap_or_else(|| panic!("{part}"));
-            text[at + 1..].split("\n}").next().expect("a block").to_owned()
+            text[at + 1..].split(end).next().expect("a block").to_owned()
         };
         assert_eq!(block(&script), block(&pull), "{part}");
     }
