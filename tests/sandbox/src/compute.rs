@@ -6,9 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::google::{Refusal, json};
 use crate::iam::Permissions;
@@ -21,6 +24,9 @@ use crate::vm::{INSTANCE, INSTANCE_ID, PROJECT, SERVICE_ACCOUNT, ZONE};
 
 /// Where resources say that they are.
 const SELF: &str = "https://www.googleapis.com/compute/v1";
+
+/// From an order whose answer got lost to its VM.
+const LATE: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(crate) struct Compute {
@@ -48,11 +54,18 @@ struct Instance {
     machine: Option<Machine>,
 }
 
+impl Instance {
+    fn running(machine: Machine) -> Self {
+        Self { status: "RUNNING", machine: Some(machine) }
+    }
+}
+
 /// What a path names.
 enum Resource<'a> {
     Family { project: &'a str, family: &'a str },
     Instances { zone: &'a str },
     Instance { zone: &'a str, name: &'a str },
+    GuestAttributes { zone: &'a str, name: &'a str },
     Operation { name: &'a str },
 }
 
@@ -120,6 +133,13 @@ impl Compute {
                 let body = json!({ "kind": "compute#instance", "name": name, "status": instance.status });
                 Ok(json(StatusCode::OK, &body))
             }
+            (&Method::GET, Resource::GuestAttributes { zone, name }) => {
+                allowed("compute.instances.getGuestAttributes")?;
+                if request.uri().query() != Some("queryPath=longrun%2F") {
+                    self.complaints.unknown(request);
+                }
+                self.guest_attributes(zone, name)
+            }
             (&Method::DELETE, Resource::Instance { zone, name }) => {
                 allowed("compute.instances.delete")?;
                 self.delete(zone, name)
@@ -157,13 +177,53 @@ impl Compute {
             self.end(&begun, Some("ZONE_RESOURCE_POOL_EXHAUSTED"));
             return Ok(json(StatusCode::OK, &begun));
         }
-        let booted = machines.boot(name, zone, &order, fate, self.stands(zone, name)).await;
+        let stands = self.stands(zone, name);
+        if fate == Fate::Late {
+            let (machines, held) = (Arc::clone(machines), Arc::clone(&self.held));
+            let (name, zone) = (name.to_owned(), zone.to_owned());
+            tokio::spawn(async move {
+                sleep(LATE).await;
+                if let Ok(machine) = machines.boot(&name, &zone, &order, fate, stands).await {
+                    let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                    held.instances.insert(whole_name(&zone, &name), Instance::running(machine));
+                }
+            });
+            return Err(StatusCode::SERVICE_UNAVAILABLE.into());
+        }
+        let booted = machines.boot(name, zone, &order, fate, stands).await;
         let machine =
             booted.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-        let instance = Instance { status: "RUNNING", machine: Some(machine) };
-        self.held().instances.insert(whole_name(zone, name), instance);
+        self.held().instances.insert(whole_name(zone, name), Instance::running(machine));
         self.end(&begun, None);
         Ok(json(StatusCode::OK, &begun))
+    }
+
+    /// What the VM put up; that there is nothing is an error of the real service too.
+    fn guest_attributes(&self, zone: &str, name: &str) -> Result<Response, Refusal> {
+        let held = self.held();
+        let instance = held.instances.get(&whole_name(zone, name)).ok_or_else(|| missing(zone, name))?;
+        let put_up = instance.machine.as_ref().map(Machine::guest_attributes).unwrap_or_default();
+        if put_up.is_empty() {
+            let message = "The resource 'longrun/' of type 'Guest Attribute' was not found.";
+            return Err(Refusal::new(StatusCode::NOT_FOUND, message));
+        }
+        let items =
+            put_up.iter().map(|(key, value)| json!({ "namespace": "longrun", "key": key, "value": value }));
+        let body = json!({
+            "kind": "compute#guestAttributes",
+            "queryPath": "longrun/",
+            "queryValue": { "items": items.collect::<Vec<_>>() },
+        });
+        Ok(json(StatusCode::OK, &body))
+    }
+
+    /// Takes every VM away, as their deletion would, and waits for that.
+    pub(crate) async fn delete_all(&self) {
+        let machines: Vec<_> =
+            self.held().instances.values_mut().filter_map(|instance| instance.machine.take()).collect();
+        let mut deletions: JoinSet<_> = machines.into_iter().map(Machine::delete).collect();
+        while deletions.join_next().await.is_some() {}
+        self.held().instances.clear();
     }
 
     fn delete(&self, zone: &str, name: &str) -> Result<Response, Refusal> {
@@ -226,6 +286,9 @@ impl<'a> Resource<'a> {
             }
             ["projects", _, "zones", zone, "instances"] => Some(Self::Instances { zone }),
             ["projects", _, "zones", zone, "instances", name] => Some(Self::Instance { zone, name }),
+            ["projects", _, "zones", zone, "instances", name, "getGuestAttributes"] => {
+                Some(Self::GuestAttributes { zone, name })
+            }
             ["projects", _, "zones", _, "operations", name] => Some(Self::Operation { name }),
             _ => None,
         }

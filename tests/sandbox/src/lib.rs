@@ -253,10 +253,15 @@ impl Sandbox {
         self.cloud.compute.ordered()
     }
 
-    /// The VMs that are there, by their names. Nobody deletes them when this is dropped but their agents end.
+    /// The VMs that are there, by their names. Those that are left when this is dropped go with it.
     #[must_use]
     pub fn instances(&self) -> Vec<String> {
         self.cloud.compute.instances()
+    }
+
+    /// Takes every VM away with what runs on it, as their deletion would.
+    pub async fn delete_instances(&self) {
+        self.cloud.compute.delete_all().await;
     }
 
     /// Every access token that was handed out, to look for where none may be.

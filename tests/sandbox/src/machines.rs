@@ -33,8 +33,12 @@ pub enum Fate {
     ToldTwice,
     /// It stands still from one moment to the next, and nobody says anything.
     Lost,
+    /// No agent starts on it.
+    Mute,
     /// Its zone has no room for it.
     Refused,
+    /// What was said when it was ordered got lost, and it is there a moment later.
+    Late,
     /// Nothing.
     Spared,
 }
@@ -49,10 +53,12 @@ pub(crate) struct Machines {
     pub(crate) events: Arc<Events>,
 }
 
-/// A VM that runs.
+/// A VM that runs. Dropped, it is gone as if the power was cut, but for its containers, which go too.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    agent: Child,
+    sandbox: Arc<Sandbox>,
+    /// `None` where none ever started.
+    agent: Option<Child>,
     state: TempDir,
     /// What happens to it.
     _tasks: JoinSet<()>,
@@ -93,11 +99,14 @@ impl Machines {
         }
         let sandbox = Arc::new(builder.start().await?);
         let state = tempfile::tempdir()?;
-        let agent = self.start_agent(&sandbox, state.path())?;
+        let agent = match fate {
+            Fate::Mute => None,
+            _ => Some(self.start_agent(&sandbox, state.path())?),
+        };
         let mut tasks = JoinSet::new();
         tasks.spawn(pass_on(Arc::clone(&sandbox), Arc::clone(&self.events), callback, fate));
-        tasks.spawn(befall(sandbox, fate, agent.id(), stands));
-        Ok(Machine { agent, state, _tasks: tasks })
+        tasks.spawn(befall(Arc::clone(&sandbox), fate, agent.as_ref().and_then(Child::id), stands));
+        Ok(Machine { sandbox, agent, state, _tasks: tasks })
     }
 
     fn start_agent(&self, sandbox: &Sandbox, state: &Path) -> io::Result<Child> {
@@ -124,15 +133,68 @@ impl Machines {
 impl Machine {
     /// Shuts the VM down and takes it away, with everything that ran on it.
     pub(crate) async fn delete(mut self) {
-        if let Some(id) = self.agent.id() {
-            send("TERM", id);
+        if let Some(agent) = &mut self.agent {
+            if let Some(id) = agent.id() {
+                send("TERM", id);
+            }
+            if timeout(SHUTDOWN, agent.wait()).await.is_err() {
+                let _ = agent.kill().await;
+            }
         }
-        if timeout(SHUTDOWN, self.agent.wait()).await.is_err() {
-            let _ = self.agent.kill().await;
-        }
-        let journal = self.state.path().join("journal.json");
-        let _ = tokio::task::spawn_blocking(move || remove_containers(&journal)).await;
+        let _ = tokio::task::spawn_blocking(|| drop(self)).await;
     }
+
+    /// The guest attributes below `longrun/`.
+    pub(crate) fn guest_attributes(&self) -> Vec<(&'static str, String)> {
+        let read = |key| self.sandbox.metadata(&format!("instance/guest-attributes/longrun/{key}"));
+        ["attempt", "heartbeat", "phase", "report"]
+            .into_iter()
+            .filter_map(|key| Some((key, read(key)?)))
+            .collect()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // The agent starts no container any more once it is gone.
+        if let Some(id) = self.agent.as_mut().and_then(|agent| agent.start_kill().ok().and(agent.id())) {
+            while is_running(id) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        end_host_command(self.state.path());
+        remove_containers(&self.state.path().join("journal.json"));
+    }
+}
+
+/// Whether the process is there and has not ended.
+fn is_running(process: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+}
+
+/// The shim of a command of the VM's own, and the command, outlive the agent, but not the VM.
+fn end_host_command(state: &Path) {
+    let folder = state.to_string_lossy();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    for shim in numbers.filter(|number| command_line(*number).contains(&*folder)) {
+        for process in with_descendants(shim) {
+            send("KILL", process);
+        }
+    }
+}
+
+fn command_line(process: u32) -> String {
+    let words = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&words).into_owned()
+}
+
+fn with_descendants(process: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+    let children = children.unwrap_or_default();
+    let below = children.split_whitespace().filter_map(|child| child.parse().ok()).flat_map(with_descendants);
+    std::iter::once(process).chain(below).collect()
 }
 
 /// Brings the VM's reports to the workflow.
@@ -146,7 +208,7 @@ async fn pass_on(vm: Arc<Sandbox>, events: Arc<Events>, callback: String, fate: 
 
 /// What happens to the VM once its job runs.
 async fn befall(vm: Arc<Sandbox>, fate: Fate, agent: Option<u32>, stands: impl FnOnce()) {
-    if matches!(fate, Fate::Spared | Fate::Refused) {
+    if matches!(fate, Fate::Spared | Fate::Mute | Fate::Refused | Fate::Late) {
         return;
     }
     let mut writes = 1;
@@ -174,7 +236,7 @@ fn attributes(order: &Value) -> Vec<(String, String)> {
 /// The disk goes with the VM, and the containers with the disk.
 fn remove_containers(journal: &Path) {
     let run_id = std::fs::read(journal).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-    let Some(run_id) = run_id.as_ref().and_then(|page| page["owner"]["runId"].as_str()) else { return };
+    let Some(run_id) = run_id.as_ref().and_then(|page| page["runId"].as_str()) else { return };
     let label = format!("label=longrun.run-id={run_id}");
     let docker =
         |words: &[&str]| std::process::Command::new("timeout").arg("60").arg("docker").args(words).output();

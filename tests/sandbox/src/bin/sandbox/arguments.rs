@@ -23,8 +23,8 @@ options:
   --plain-callback         the callback is a web server of somebody else, which gets no token
   --once                   serve: end after the first report, with the job's exit code
   --arg NAME=VALUE         workflow: an argument, as JSON or as text; may be repeated
-  --vm FATE                workflow: what happens to the first VM, the second, …: spared, preempted, lost, refused or
-                           told-twice";
+  --vm FATE                workflow: what happens to the first VM, the second, …: spared, preempted, told-twice, lost, mute,
+                           refused or late";
 
 /// A job on the command line, as the attribute that it becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl Arguments {
         };
         of_vm.entry("agentImage").or_insert_with(|| "longrun-agent".into());
         of_vm.entry("zones").or_insert_with(|| vec![sandbox::ZONE].into());
-        if !["image", "dockerCommand"].iter().any(|name| of_vm.contains_key(*name)) {
+        if !["image", "dockerCommand", "hostCommand"].iter().any(|name| of_vm.contains_key(*name)) {
             of_vm.insert("dockerCommand".to_owned(), format!("docker run --rm {demo} demo").into());
         }
         args.into()
@@ -162,9 +162,13 @@ fn fate(value: &str) -> Result<Fate, String> {
         "spared" => Ok(Fate::Spared),
         "preempted" => Ok(Fate::Preempted),
         "lost" => Ok(Fate::Lost),
+        "mute" => Ok(Fate::Mute),
         "refused" => Ok(Fate::Refused),
+        "late" => Ok(Fate::Late),
         "told-twice" => Ok(Fate::ToldTwice),
-        _ => Err(format!("sandbox: --vm `{value}`: expected spared, preempted, lost, refused or told-twice")),
+        _ => Err(format!(
+            "sandbox: --vm `{value}`: expected spared, preempted, told-twice, lost, mute, refused or late"
+        )),
     }
 }
 

@@ -102,19 +102,39 @@ async fn run_workflow(arguments: Arguments) -> io::Result<ExitCode> {
     let agent = sandbox::agent_within(std::env::current_exe()?);
     let sandbox = Sandbox::builder().boots(agent, arguments.fates.clone()).start().await?;
     let argument = arguments.argument(&job_image().await?);
-    let told = workflow::run(&sandbox, &arguments.workflow, &argument, view::news).await?;
-    complain(&sandbox);
-    for left in sandbox.instances() {
-        view::say(&format!("the VM {left} was left behind"));
+    let told = tokio::select! {
+        told = workflow::run(&sandbox, &arguments.workflow, &argument, view::news) => Some(told),
+        () = stop_asked() => None,
+    };
+    if matches!(told, Some(Ok(_))) {
+        for left in sandbox.instances() {
+            view::say(&format!("the VM {left} was left behind"));
+        }
     }
-    let (how, told) = match &told.ended {
+    sandbox.delete_instances().await;
+    let Some(told) = told else {
+        view::say("stopped: the workflow is over, and its VMs are gone");
+        return Ok(exit::Code::TempFail.into());
+    };
+    let told = told?;
+    complain(&sandbox);
+    let (how, what) = match &told.ended {
         Ok(result) => ("the workflow returned:", result),
         Err(error) => ("the workflow failed:", error),
     };
     view::say(how);
-    view::print(&serde_json::to_string_pretty(told)?);
-    let report = if told["report"].is_object() { &told["report"] } else { told };
-    Ok(exit_code(report).into())
+    view::print(&serde_json::to_string_pretty(what)?);
+    Ok(workflows_exit_code(&told.ended).into())
+}
+
+/// The first of the signals that ask for an end.
+async fn stop_asked() {
+    let [mut interrupt, mut terminate] = [SignalKind::interrupt(), SignalKind::terminate()]
+        .map(|kind| signal(kind).expect("a signal that may be caught"));
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 /// The agent, as it is on a VM of [`run_workflow`].
@@ -255,6 +275,15 @@ fn settings(sandbox: &Sandbox) -> Result<Settings, longrun_agent::settings::Sett
         settings.budgets.delivery = DELIVERY_DEADLINE;
     }
     Ok(settings)
+}
+
+/// The job's exit code, where the workflow tells of one job.
+fn workflows_exit_code(ended: &Result<Value, Value>) -> u8 {
+    match ended {
+        Ok(told) if told["outcome"].is_null() => 0,
+        Ok(report) => exit_code(report),
+        Err(error) => exit_code(&error["report"]),
+    }
 }
 
 fn exit_code(report: &Value) -> u8 {
