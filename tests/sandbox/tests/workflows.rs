@@ -163,6 +163,19 @@ async fn arguments_that_cannot_be_meant_are_refused_before_anything_is_made() {
         assert!(error.contains("long-run") && error.contains(complaint), "{args}: {error}");
         ran.assert_nothing_is_left(0);
     }
+    let task = json!({ "image": "a" });
+    for (args, complaint) in [
+        (json!({ "tasks": 1 }), "task is missing"),
+        (json!({ "tasks": 10_001, "task": task }), "from 1 to 10000"),
+        (json!({ "tasks": 1, "concurrency": 401, "task": task }), "from 1 to 400"),
+        (json!({ "tasks": 1, "task": { "env": [] } }), "env of task cannot be used"),
+        (json!({ "tasks": 1, "task": { "env": { "A": null } } }), "the value of A cannot be used"),
+        (json!({ "tasks": 1, "task": task, "failOnError": 1 }), "failOnError cannot be used"),
+    ] {
+        let ran = run("fan-out", &[], args.clone()).await;
+        let error = ran.error().to_string();
+        assert!(error.contains("fan-out") && error.contains(complaint), "{args}: {error}");
+    }
 }
 
 #[tokio::test]
@@ -256,6 +269,50 @@ async fn a_thousand_tasks_that_fail_fit_into_an_executions_memory() {
 }
 
 #[tokio::test]
+async fn a_task_that_broke_is_told_without_its_arguments() {
+    let task = json!({ "image": "a", "zones": [], "env": { "KEY": "hunter2" } });
+    let args = json!({ "tasks": 1, "failOnError": false, "task": machine(task) });
+    let ran = run("fan-out", &[], args.clone()).await;
+    let summary = ran.result();
+    let message = &summary["failures"][0]["message"];
+    assert!(message.as_str().is_some_and(|why| why.contains("long-run: zones is missing")), "{summary}");
+    assert!(!summary.to_string().contains("hunter2"), "{summary}");
+}
+
+#[tokio::test]
+async fn a_part_that_broke_costs_no_other_parts_tasks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = fs::read_to_string(deploy("fan-out.yaml")).expect("the workflow");
+    let first = "          - condition: ${get_type(map.get(args, \"task\")) != \"map\"}\n";
+    let broken = format!(
+        "          - condition: ${{map.get(args, \"first\") == 2}}\n            raise: \"oh\"\n{first}"
+    );
+    assert!(good.contains(first));
+    fs::write(folder.path().join("fan-out.yaml"), good.replace(first, &broken)).expect("a file");
+    let stub = "main:\n  params: [args]\n  steps:\n    - well:\n        return: {outcome: Succeeded}\n";
+    fs::write(folder.path().join("workflow.yaml"), stub).expect("a file");
+    // So many at once, or so long, that they do not fit into one execution.
+    let long = json!({ "timeoutSeconds": 40_000_000 });
+    for (concurrency, task) in [(60, json!({})), (1, long)] {
+        let args = json!({ "tasks": 5, "concurrency": concurrency, "failOnError": false, "task": task });
+        let sandbox = Sandbox::builder().boots(agent(), []).start().await.expect("a sandbox");
+        let told = workflow::run(&sandbox, &folder.path().join("fan-out.yaml"), &args, |_| ()).await;
+        let summary = told.expect("an execution").ended.expect("a summary");
+        assert_eq!((&summary["succeeded"], &summary["failedTasks"]), (&json!(3), &json!([2, 3])));
+        assert_eq!(summary["failures"][0]["message"], "\"oh\"");
+    }
+}
+
+#[tokio::test]
+async fn an_argument_larger_than_workflows_takes_is_refused() {
+    let args = machine(json!({ "image": "a", "env": { "A": "x".repeat(32 << 10) } }));
+    let sandbox = Sandbox::builder().boots(agent(), []).start().await.expect("a sandbox");
+    let told = workflow::run(&sandbox, &deploy("workflow.yaml"), &args, |_| ()).await;
+    let error = told.expect_err("it should be refused").to_string();
+    assert!(error.contains("larger than the 32768 bytes"), "{error}");
+}
+
+#[tokio::test]
 async fn the_workflows_hold_what_only_a_deployment_would_show() {
     let files = ["workflow.yaml", "fan-out.yaml"].map(deploy);
     let checked = check(&files).await;
@@ -275,6 +332,7 @@ async fn the_workflows_hold_what_only_a_deployment_would_show() {
         ("call: events.await_callback", "call: events.await", "events.await is not there"),
         ("${number + 1}", &format!("${{number + {}}}", "1".repeat(400)), "an expression has"),
         ("${number + 1}", "${number + }", "invalid syntax"),
+        ("timeout: 900", "longest: 900", "connector_params has no ['longest']"),
     ] {
         assert!(good.contains(part), "{part}");
         fs::write(&file, good.replacen(part, bad, 1)).expect("a file");

@@ -4,7 +4,7 @@
 
 A line for each fault: an expression that is too long or does not parse, a variable that is never assigned, or only in
 another block, a step name that stands twice, a jump to nowhere, too many assignments, a call of what is not there, wrong
-arguments of a connector (by the discovery documents) or of a subworkflow.
+arguments or parameters of a connector (by the discovery documents) or arguments of a subworkflow.
 Limits: cloud.google.com/workflows/quotas.
 """
 
@@ -171,6 +171,9 @@ def of_subworkflow(workflow, workflows):
     for step in find(workflow, "call"):
         if isinstance(step["call"], str):
             yield from of_call(step, workflows)
+    for step in find(workflow, "connector_params"):
+        if unknown := run.unknown_params(step["connector_params"]):
+            yield f"connector_params has no {unknown}"
 
 
 def of_call(step, workflows):

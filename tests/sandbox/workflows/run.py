@@ -14,6 +14,7 @@ What is put in place of the emulator's own, and why:
   parallel      theirs has no limit, and its branches share their variables
   events        theirs has none; the sandbox has
   executions    a child runs here, in its own execution
+  sleep         theirs takes as long as it says; here it is twenty times as fast
   schema        theirs wants literal numbers where expressions are allowed
   limits        theirs has none; Google's are at cloud.google.com/workflows/quotas
 """
@@ -43,6 +44,7 @@ from workflows_emulator.utils import WorkflowError
 FOLDER, NAME, ADDRESS = sys.argv[1:4]
 MEMORY = 512 * 1024
 STEPS = 100_000
+ARGUMENT = 32 * 1024
 EXPRESSION = 400
 SOURCE = 128 * 1024
 
@@ -121,6 +123,8 @@ def render_str(value, context):
 
 
 def as_string(value):
+    if get_type(value) not in ("string", "integer", "double", "boolean"):
+        raise failed(f"string: a {get_type(value)} is no text", ["TypeError"])
     return value if isinstance(value, str) else encode(value)
 
 
@@ -140,8 +144,11 @@ def substring(source, start, end):
 
 
 def map_get(obj, keys):
+    """Null where something is missing. That it passes over what is no map is written nowhere."""
     for key in keys if isinstance(keys, list) else [keys]:
-        obj = obj[key] if isinstance(obj, dict) and key in obj else None
+        if obj is not None and not isinstance(obj, dict):
+            raise failed(f"map.get: a {get_type(obj)} has no {key}", ["TypeError"])
+        obj = (obj or {}).get(key)
     return obj
 
 
@@ -198,6 +205,7 @@ render.lib_map.get = map_get
 render.lib_json.encode_to_string = encode
 render.lib_sys.get_env = get_env
 render.lib_sys.log = log
+render.lib_sys.sleep = lambda seconds: time.sleep(seconds / 20)
 render.lib_http.default_retry = {"codes": [429, 502, 503, 504], "max_retries": 5, "delay": 0.1}
 
 
@@ -209,10 +217,21 @@ def discovery(service, version):
     return json.loads(path.read_text())
 
 
+PARAMS = {"timeout", "polling_policy", "skip_polling", "scopes"}
+POLLING = {"initial_delay", "max_delay", "multiplier"}
+
+
+def unknown_params(params):
+    """Those that Workflows does not know: cloud.google.com/workflows/docs/connectors."""
+    return sorted((set(params) - PARAMS) | (set(params.get("polling_policy", {})) - POLLING))
+
+
 def connect(step):
     _, service, version, *path, method = step["call"].split(".")
     args = dict(step.get("args", {}))
     params = args.pop("connector_params", {})
+    if unknown := unknown_params(params):
+        raise SyntaxError(f"{step['call']}: connector_params has no {unknown}")
     if (service, method) == ("workflowexecutions", "run"):
         return run_child(**args)
     document = discovery(service, version)
@@ -261,9 +280,19 @@ def finish(document, operation):
 
 
 def run_child(workflow_id, argument, location=None, project_id=None):
+    """An execution that failed is in its error as a whole, its argument too, and its own error is text."""
+    if len(encode(argument)) > ARGUMENT:
+        error = {"code": 400, "message": f"argument: larger than {ARGUMENT} bytes", "status": "INVALID_ARGUMENT"}
+        raise failed("HTTP server responded with error code 400", ["HttpError"], code=400, body={"error": error})
     told = contextvars.copy_context().run(run, workflow_id, argument)
     if "error" in told:
-        raise failed(f"{workflow_id} failed", ["OperationError"], operation={"error": told["error"]})
+        operation = {
+            "argument": encode(argument),
+            "error": {"context": 'in step "step", routine "main", line: 1', "payload": encode(told["error"])},
+            "name": told["name"],
+            "state": "FAILED",
+        }
+        raise failed("Long-running operation failed", ["OperationError"], operation=operation)
     return told["result"]
 
 
@@ -432,6 +461,8 @@ def run(name, argument):
         source = file.read()
     if len(source.encode()) > SOURCE:
         raise SyntaxError(f"{name}.yaml is larger than Workflows takes")
+    if len(encode(argument)) > ARGUMENT:
+        raise SyntaxError(f"the argument is larger than the {ARGUMENT} bytes that Workflows takes")
     workflow = yaml.safe_load(source)
     emulator.validate(workflow, SCHEMA)
     project, own = "longrun-sandbox", str(uuid.uuid4())
@@ -440,9 +471,9 @@ def run(name, argument):
     callers.set(0)
     held_by_caller.set(0)
     try:
-        return {"result": plain(emulator.execute_workflow(workflow, {"args": argument}))}
+        return {"name": path, "result": plain(emulator.execute_workflow(workflow, {"args": argument}))}
     except WorkflowError as error:
-        return {"error": plain(error.payload)}
+        return {"name": path, "error": plain(error.payload)}
 
 
 if __name__ == "__main__":
