@@ -1,10 +1,11 @@
 //! `sandbox workflow`, as a person runs it, and what stays behind: nothing.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use sandbox::job;
+use sandbox::{Sandbox, agent_within, job, workflow};
 use serde_json::json;
 use tokio::process::Command;
 
@@ -38,6 +39,61 @@ async fn a_signal_takes_the_vms_away_with_their_containers() {
         let ended = tokio::time::timeout(Duration::from_secs(60), running.wait()).await.expect("it ends");
         assert_eq!(ended.expect("it ends").code(), Some(75));
         assert_eq!(containers_with(folder.path()).await, "");
+    }
+}
+
+#[tokio::test]
+async fn the_readmes_try_out_ends() {
+    let readme = fs::read_to_string(deploy("README.md")).expect("the walk-through");
+    let line = readme.lines().find(|line| line.contains("sandbox -- workflow") && line.contains("--vm"));
+    let line = line.and_then(|line| line.split("-- workflow ").nth(1)).expect("the line");
+    let line = line.split('`').next().expect("its end");
+    let done = program(line).output().await.expect("it runs");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
+    assert!(said.matches("another VM is tried").count() == 2, "{said}");
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_dropped_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let runs = folder.path().join("runs");
+    let agent = agent_within(env!("CARGO_BIN_EXE_sandbox").into());
+    for command in [
+        json!({ "dockerCommand": format!(
+            "docker run --rm -v {}:/folder {} file /folder/runs x wait", folder.path().display(), image()) }),
+        json!({ "hostCommand": format!("sleep 3671 & echo $! >{0}.new; mv {0}.new {0}; wait", runs.display()) }),
+    ] {
+        let sandbox = Sandbox::builder().boots(agent.clone(), []).start().await.expect("a sandbox");
+        let mut args = command;
+        args["agentImage"] = "longrun-agent".into();
+        args["zones"] = vec![::sandbox::ZONE].into();
+        let file = deploy("workflow.yaml");
+        let execution = workflow::run(&sandbox, &file, &args, |_| ());
+        let started = async {
+            while !runs.exists() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            _ = execution => panic!("the job goes on"),
+            () = started => {}
+        }
+        let said = fs::read_to_string(&runs).expect("a file");
+        let is_left = async || match said.trim().parse::<u32>() {
+            Ok(process) => Path::new("/proc").join(process.to_string()).exists(),
+            Err(_) => !containers_with(folder.path()).await.is_empty(),
+        };
+        assert!(is_left().await, "{said}");
+        drop(sandbox);
+        // Its last connections end when the runtime comes to it.
+        let gone = async {
+            while is_left().await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), gone).await.expect("it goes");
+        fs::remove_file(&runs).expect("the file");
     }
 }
 

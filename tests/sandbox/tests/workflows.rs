@@ -9,7 +9,7 @@ use sandbox::{Builder, Fate, Sandbox, agent_within, job, tools, workflow};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use Fate::{Lost, Preempted, Refused, Spared, ToldTwice};
+use Fate::{Late, Lost, Mute, Preempted, Refused, Spared, ToldTwice};
 
 /// Google's own reader of what is sent to Compute Engine.
 const PROTOS: &str = "
@@ -102,17 +102,53 @@ async fn a_zone_without_room_is_followed_by_the_next_one() {
 
 #[tokio::test]
 async fn a_vm_that_may_not_be_made_is_an_error_with_the_reason() {
-    let args = json!({ "image": image(), "vms": 1 });
+    let args = json!({ "image": image() });
     let ran =
         run_in(|cloud| cloud.without_permission("compute.instances.create"), "workflow", &[], args).await;
     let message = ran.error()["message"].as_str().expect("a message").to_owned();
     assert!(message.contains("compute.instances.create"), "{message}");
+    let tries = ran.sandbox.requests().iter().filter(|line| is_order(line)).count();
+    assert_eq!(tries, 1, "who may not make a VM now, may not a moment later");
     ran.assert_nothing_is_left(0);
 }
 
 #[tokio::test]
+async fn a_vm_that_comes_after_all_does_not_run_beside_the_next_one() {
+    let args = json!({ "image": image(), "command": "exit 0", "zones": ["a-b1-c", "a-b1-d"] });
+    let ran = run("workflow", &[Late], args).await;
+    let name = ran.result()["instance"]["name"].as_str().expect("a name").to_owned();
+    assert!(name.ends_with("-2"), "{name}");
+    let deleted = ran.sandbox.deleted_instances();
+    assert!(deleted.len() == 2 && deleted[0].ends_with("-1"), "{deleted:?}");
+    let requests = ran.sandbox.requests();
+    let at = |wanted: &dyn Fn(&String) -> bool| requests.iter().rposition(wanted).expect("a request");
+    assert!(at(&|line| line.starts_with("DELETE") && line.ends_with("-1")) < at(&|line| is_order(line)));
+    ran.assert_nothing_is_left(2);
+}
+
+#[tokio::test]
+async fn a_vm_whose_agent_never_starts_is_given_up() {
+    let args = json!({ "image": image(), "startSeconds": 1, "timeoutSeconds": 60 });
+    let ran = run("workflow", &[Mute], args).await;
+    assert_eq!(ran.error()["tags"], json!(["NoReport", "VmSilent"]));
+    ran.assert_nothing_is_left(1);
+}
+
+#[tokio::test]
+async fn who_cannot_look_goes_on_waiting() {
+    let command = json!({ "image": image(), "command": "pause 6000 exit 0" });
+    let args = with(command, json!({ "startSeconds": 1, "checkEvery": 2, "timeoutSeconds": 60 }));
+    for permission in ["compute.instances.get", "compute.instances.getGuestAttributes"] {
+        let cloud = move |cloud: Builder| cloud.without_permission(permission);
+        let ran = run_in(cloud, "workflow", &[], args.clone()).await;
+        assert_eq!(ran.result()["reason"], "Completed");
+        assert!(ran.execution.steps.iter().any(|step| step == "look"));
+    }
+}
+
+#[tokio::test]
 async fn a_vm_that_went_without_a_word_is_missed() {
-    let args = json!({ "checkEvery": 1 });
+    let args = json!({ "checkEvery": 2, "timeoutSeconds": 60 });
     let ran = run_until_spared(&[Lost], with(args.clone(), json!({ "spot": true }))).await;
     assert!(ran.result()["instance"]["name"].as_str().is_some_and(|name| name.ends_with("-2")));
     ran.assert_nothing_is_left(2);
@@ -129,35 +165,79 @@ async fn a_vm_that_is_not_deleted_costs_no_report() {
 }
 
 #[tokio::test]
+async fn a_command_of_the_vms_own_runs() {
+    let ran = run("workflow", &[], json!({ "hostCommand": "echo hello; exit 0" })).await;
+    let report = ran.result();
+    assert_eq!((&report["reason"], &report["logs"]["tail"]), (&json!("Completed"), &json!("hello\n")));
+    ran.assert_nothing_is_left(1);
+}
+
+#[tokio::test]
 async fn the_environment_comes_as_it_was_given() {
     let value = "it's \"x\" $HOME\n`y`";
-    for command in [json!({ "image": image(), "command": "env A" }), {
-        json!({ "dockerCommand": format!("docker run --rm {} env A", image()) })
-    }] {
+    for command in [
+        json!({ "image": image(), "command": "env A" }),
+        json!({ "dockerCommand": format!("docker run --rm {} env A", image()) }),
+        json!({ "hostCommand": "printf 'A=%s\\n' \"$A\"" }),
+    ] {
         let ran = run("workflow", &[], with(command, json!({ "env": { "A": value } }))).await;
         assert_eq!(ran.result()["logs"]["tail"], format!("A={value}\n"));
     }
+    let env = json!({ "B": 7, "C": true, "D": 1.5 });
+    let args = json!({ "image": image(), "command": "want B 7 want C true want D 1.5 exit 0", "env": env });
+    assert_eq!(run("workflow", &[], args).await.result()["reason"], "Completed");
 }
 
 #[tokio::test]
 async fn arguments_that_cannot_be_meant_are_refused_before_anything_is_made() {
-    let image = json!({ "image": "a" });
-    for (args, complaint) in [
+    let with_image = |more: Value| with(json!({ "image": "a" }), more);
+    let attribute = |name: &str, value: Value| with_image(json!({ "attributes": { name: value } }));
+    let rows = [
         (json!({ "iamge": "a" }), "the argument iamge is unknown"),
         (json!({}), "nothing to run"),
-        (json!({ "image": "a", "dockerCommand": "docker run a" }), "say both what to run"),
+        (json!({ "image": "a", "dockerCommand": "docker run a" }), "more than one of"),
+        (json!({ "image": "a", "hostCommand": "true" }), "more than one of"),
         (json!({ "dockerCommand": "docker run a", "command": "b" }), "command goes with image"),
         (json!({ "dockerCommand": "podman run a" }), "dockerCommand cannot be used"),
         (json!({ "dockerCommand": "docker runa" }), "dockerCommand cannot be used"),
-        (with(image.clone(), json!({ "zones": [] })), "zones is missing"),
-        (with(image.clone(), json!({ "zones": "a" })), "zones is missing"),
-        (with(image.clone(), json!({ "agentImage": null })), "agentImage is missing"),
-        (with(image.clone(), json!({ "timeoutSeconds": "90m" })), "timeoutSeconds cannot be used"),
-        (with(image.clone(), json!({ "vms": 0 })), "vms cannot be used"),
-        (with(image.clone(), json!({ "env": ["A=1"] })), "env cannot be used"),
-        (with(image.clone(), json!({ "attributes": { "longrun-timeout": "1h" } })), "longrun-timeout"),
-        (with(image, json!({ "attributes": { "docker-command": "docker run b" } })), "docker-command"),
-    ] {
+        (json!({ "image": "-v/:/vm" }), "image cannot be used"),
+        (json!({ "image": "" }), "image cannot be used"),
+        (json!({ "image": 7 }), "image cannot be used"),
+        (with_image(json!({ "zones": [] })), "zones is missing"),
+        (with_image(json!({ "zones": "a" })), "zones is missing"),
+        (with_image(json!({ "zones": [7] })), "zones cannot be used"),
+        (with_image(json!({ "zones": ["zones/a"] })), "zones cannot be used"),
+        (with_image(json!({ "agentImage": null })), "agentImage is missing"),
+        (with_image(json!({ "agentImage": "--privileged" })), "agentImage cannot be used"),
+        (with_image(json!({ "machineType": {} })), "machineType cannot be used"),
+        (with_image(json!({ "command": ["a"] })), "command cannot be used"),
+        (with_image(json!({ "spot": "true" })), "spot cannot be used"),
+        (with_image(json!({ "externalIp": 0 })), "externalIp cannot be used"),
+        (with_image(json!({ "timeoutSeconds": "90m" })), "timeoutSeconds cannot be used"),
+        (with_image(json!({ "timeoutSeconds": 10_368_000 })), "120 days at most"),
+        (with_image(json!({ "timeoutSeconds": 3_456_000, "checkEvery": 60 })), "expected 1505 at least"),
+        (with_image(json!({ "vms": 0 })), "vms cannot be used"),
+        (with_image(json!({ "startSeconds": 1.5 })), "startSeconds cannot be used"),
+        (with_image(json!({ "onHostMaintenance": "STOP" })), "onHostMaintenance cannot be used"),
+        (with_image(json!({ "env": ["A=1"] })), "env cannot be used"),
+        (with_image(json!({ "env": { "A": [] } })), "the value of A cannot be used"),
+        (with_image(json!({ "env": { "A-B": "" } })), "env has A-B"),
+        (with_image(json!({ "labels": { "Team": "a" } })), "labels has Team"),
+        (with_image(json!({ "labels": { "team": "A" } })), "the value of team does not look like"),
+        (with_image(json!({ "labels": { "team": 1 } })), "the value of team cannot be used"),
+        (attribute("longrun-timeout", "1h".into()), "longrun-timeout, which is the workflow's"),
+        (attribute("longrun-callback-method", "GET".into()), "longrun-callback-method, which is"),
+        (attribute("longrun-callback-auth", "none".into()), "longrun-callback-auth, which is"),
+        (attribute("longrun-env-A", "1".into()), "longrun-env-A, which is"),
+        (attribute("docker-command", "docker run b".into()), "attributes has docker-command"),
+        (attribute("host-command", "true".into()), "attributes has host-command"),
+        (attribute("startup-script", "true".into()), "attributes has startup-script"),
+        (attribute("longrun-logs", json!(["a"])), "the value of longrun-logs cannot be used"),
+        (attribute("longrun-max-attempts", "0".into()), "longrun-max-attempts cannot be used"),
+        (attribute("longrun-max-attempts", 101.into()), "longrun-max-attempts cannot be used"),
+        (attribute("longrun-stop-grace", "1h 30m".into()), "longrun-stop-grace cannot be used"),
+    ];
+    for (args, complaint) in rows {
         let ran = run("workflow", &[], args.clone()).await;
         let error = ran.error().to_string();
         assert!(error.contains("long-run") && error.contains(complaint), "{args}: {error}");
@@ -179,6 +259,15 @@ async fn arguments_that_cannot_be_meant_are_refused_before_anything_is_made() {
 }
 
 #[tokio::test]
+async fn an_argument_larger_than_workflows_takes_is_refused() {
+    let args = machine(json!({ "image": "a", "env": { "A": "x".repeat(32 << 10) } }));
+    let sandbox = Sandbox::builder().boots(agent(), []).start().await.expect("a sandbox");
+    let told = workflow::run(&sandbox, &deploy("workflow.yaml"), &args, |_| ()).await;
+    let error = told.expect_err("it should be refused").to_string();
+    assert!(error.contains("larger than the 32768 bytes"), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_sent_to_compute_engine_is_what_its_own_protos_read() {
     let mut orders = Vec::new();
     for args in [
@@ -187,6 +276,8 @@ async fn what_is_sent_to_compute_engine_is_what_its_own_protos_read() {
         json!({ "spot": true, "labels": { "team": "a" }, "serviceAccount": "a@b.iam.gserviceaccount.com" }),
         json!({ "network": "global/networks/a", "diskSizeGb": 50, "machineType": "n2-standard-4",
                 "attributes": { "longrun-max-attempts": "3", "longrun-logs": "cloud-logging" } }),
+        json!({ "diskType": "hyperdisk-balanced", "onHostMaintenance": "TERMINATE", "attributes":
+                { "longrun-max-attempts": 2, "longrun-on-reboot": "rerun", "longrun-stop-grace": "2m" } }),
     ] {
         let args = with(args, json!({ "image": "a", "vms": 1, "timeoutSeconds": 60 }));
         let ran = run("workflow", &[Refused], args).await;
@@ -202,9 +293,12 @@ async fn what_is_sent_to_compute_engine_is_what_its_own_protos_read() {
     assert_eq!(network(&orders[1]), json!({ "subnetwork": "regions/europe-west1/subnetworks/a" }));
     let nat = json!([{ "name": "External NAT", "type": "ONE_TO_ONE_NAT" }]);
     assert_eq!(network(&orders[0]), json!({ "network": "global/networks/default", "accessConfigs": nat }));
-    for (order, model, restarts, longest) in
-        [(0, "STANDARD", true, 4260), (2, "SPOT", false, 4260), (3, "STANDARD", true, 5580)]
-    {
+    for (order, model, restarts, longest) in [
+        (0, "STANDARD", true, 4270),
+        (2, "SPOT", false, 4270),
+        (3, "STANDARD", true, 5610),
+        (4, "STANDARD", true, 5940),
+    ] {
         let scheduling = &orders[order]["scheduling"];
         assert_eq!(
             (&scheduling["provisioningModel"], &scheduling["automaticRestart"]),
@@ -213,6 +307,12 @@ async fn what_is_sent_to_compute_engine_is_what_its_own_protos_read() {
         assert_eq!(scheduling["maxRunDuration"]["seconds"], longest);
         assert_eq!(scheduling["instanceTerminationAction"], "DELETE");
     }
+    let maintained = |order: &Value| order["scheduling"]["onHostMaintenance"].clone();
+    assert_eq!([0, 2, 4].map(|order| maintained(&orders[order])), ["MIGRATE", "TERMINATE", "TERMINATE"]);
+    let disk = |order: &Value| order["disks"][0]["initializeParams"]["diskType"].clone();
+    let types = ["pd-balanced", "hyperdisk-balanced"]
+        .map(|name| json!(format!("zones/{}/diskTypes/{name}", sandbox::ZONE)));
+    assert_eq!([0, 4].map(|order| disk(&orders[order])), types);
     assert_eq!(orders[2]["labels"], json!({ "team": "a", "longrun": "true" }));
     assert_eq!(attribute(&orders[3], "longrun-logs"), "cloud-logging");
     assert_eq!(attribute(&orders[0], "longrun-timeout"), "60s");
@@ -304,15 +404,6 @@ async fn a_part_that_broke_costs_no_other_parts_tasks() {
 }
 
 #[tokio::test]
-async fn an_argument_larger_than_workflows_takes_is_refused() {
-    let args = machine(json!({ "image": "a", "env": { "A": "x".repeat(32 << 10) } }));
-    let sandbox = Sandbox::builder().boots(agent(), []).start().await.expect("a sandbox");
-    let told = workflow::run(&sandbox, &deploy("workflow.yaml"), &args, |_| ()).await;
-    let error = told.expect_err("it should be refused").to_string();
-    assert!(error.contains("larger than the 32768 bytes"), "{error}");
-}
-
-#[tokio::test]
 async fn the_workflows_hold_what_only_a_deployment_would_show() {
     let files = ["workflow.yaml", "fan-out.yaml"].map(deploy);
     let checked = check(&files).await;
@@ -372,7 +463,7 @@ async fn run(name: &str, fates: &[Fate], args: Value) -> Ran {
     run_in(|cloud| cloud, name, fates, args).await
 }
 
-async fn run_in(cloud: fn(Builder) -> Builder, name: &str, fates: &[Fate], args: Value) -> Ran {
+async fn run_in(cloud: impl FnOnce(Builder) -> Builder, name: &str, fates: &[Fate], args: Value) -> Ran {
     let args = if name == "workflow" { machine(args) } else { args };
     let sandbox = cloud(Sandbox::builder().boots(agent(), fates.to_vec())).start().await.expect("a sandbox");
     let file = deploy(&format!("{name}.yaml"));
@@ -426,6 +517,10 @@ async fn check(files: &[PathBuf]) -> Output {
     let python = workflow::python().await.expect("the emulator");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("workflows/check.py");
     Command::new(python).arg(script).args(files).output().await.expect("it runs")
+}
+
+fn is_order(line: &str) -> bool {
+    line.starts_with("POST") && line.contains("/instances")
 }
 
 async fn fed(mut command: Command, input: &Value) -> Output {
