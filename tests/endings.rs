@@ -88,6 +88,8 @@ mod of_a_host_command {
             "#!/usr/bin/env python3\nimport sys\nsys.exit(5)" => Error, code 5, "the job exited with code 5";
         a_script_without_its_first_line_is_run_by_the_shell:
             "first=3\nexit $((first + 1))" => Error, code 4, "the job exited with code 4";
+        a_signal_without_a_name_is_an_end_too:
+            "kill -34 $$" => Error, code 162, "the job exited with code 162";
         a_command_that_no_shell_understands_is_an_error:
             "echo (" => Error, code 2, "the job exited with code 2";
         a_program_that_is_not_found_is_named:

@@ -360,6 +360,39 @@ fn listen_in(network: &Path) -> TcpListener {
     thread::spawn(listen).join().unwrap()
 }
 
+#[tokio::test]
+async fn an_agent_that_stands_still_finds_the_rest_of_the_log_when_it_goes_on() {
+    let shared = Shared::folder();
+    let words = "await /vm/go lines 600000 100 print END file /vm/done yes";
+    let mut agent = start(Given { command: &shared.command(words), ..ON_HOST }).await;
+    agent.says("the job runs").await;
+    agent.signal("STOP");
+    shared.let_pass("go");
+    // The shim gives a reader five seconds before it goes on without.
+    shared.passed("done").await;
+    agent.signal("CONT");
+    let report = agent.ended().await.report();
+    assert_eq!(report["logs"]["lines"], 600_001, "{report:#}");
+    assert!(report["logs"]["tail"].as_str().unwrap().ends_with("END\n"));
+}
+
+#[tokio::test]
+async fn a_user_has_no_file_of_roots_read_into_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let (secret, link) = (folder.path().join("secret"), folder.path().join("result"));
+    fs::write(&secret, "{\"top\": \"secret\"}").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    for (command, result) in [
+        (format!("ln -s {} {}", secret.display(), link.display()), Value::Null),
+        (format!("rm {0}; echo [1] > {0}; chmod 600 {0}", link.display()), json!([1])),
+    ] {
+        let attributes = [("longrun-user", "nobody"), ("longrun-result-file", link.to_str().unwrap())];
+        let report = run(Given { command: &command, attributes: &attributes, ..ON_HOST }).await.report();
+        assert_eq!((&report["exitCode"], &report["result"]), (&json!(0), &result), "{report:#}");
+    }
+}
+
 async fn run_on_host(command: &str) -> Value {
     run(Given { command, ..ON_HOST }).await.report()
 }

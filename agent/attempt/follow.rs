@@ -80,7 +80,7 @@ impl Attempt<'_> {
         let journal = &mut *self.journal;
         let note = async |cause| journal.note(Event::Stopping(cause)).await;
         let mut end = supervise::supervise(&container, exit, bounds, self.stop, self.watcher, note).await;
-        let nobody_left = self.replace_lost_shim(job, &mut end).await;
+        let nobody_left = self.replace_lost_shim(&container.id, job, &mut end).await;
         let memory = memory.seen();
         // Both at once: when the VM shuts down there is no time for one after the other.
         let Listening { output, archive } = output;
@@ -107,13 +107,17 @@ impl Attempt<'_> {
 
     /// Starts another shim where a command's was lost: it ends who is left of the command, and has its log. Answers
     /// whether it did.
-    async fn replace_lost_shim(&self, job: &Job, end: &mut End) -> bool {
+    async fn replace_lost_shim(&self, id: &str, job: &Job, end: &mut End) -> bool {
         let (Command::Host(_), Err(why)) = (&job.command, &mut end.seen) else { return false };
         match host::engine(&self.settings.state_dir, self.run_id).await {
-            Ok(_) => {
-                tracing::warn!(why, "the command's shim was lost");
-                *why = supervise::LOST_SHIM.to_owned();
-                true
+            Ok(engine) => {
+                let state = engine.container(id).state().await;
+                let is_gone = state.is_ok_and(|state| state.unseen);
+                tracing::warn!(why, is_gone, "the command's shim was lost");
+                if is_gone {
+                    *why = supervise::LOST_SHIM.to_owned();
+                }
+                is_gone
             }
             Err(error) => {
                 tracing::warn!(error, "the command's shim was lost, and there is no other");

@@ -1,8 +1,8 @@
 //! The one command that a shim holds: created, started, ended.
 //!
 //! ```text
-//!   Created ──▶ Running ──▶ Ended
-//!      └──▶ Refused
+//!   Created ──▶ Starting ──▶ Running ──▶ Ended
+//!                  └──▶ Refused
 //! ```
 
 use std::{
@@ -14,13 +14,13 @@ use std::{
         unix::{net::UnixStream, process::ExitStatusExt},
     },
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use serde::Deserialize;
@@ -69,8 +69,10 @@ struct HostConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Created,
-    /// It could not be started, with the code that a shell would give that.
-    Refused(i64),
+    /// Its launcher is at work; it may be the command already.
+    Starting,
+    /// It could not be started, and why.
+    Refused(Refusal),
     Running,
     Ended(Ended),
 }
@@ -83,8 +85,10 @@ pub(super) struct Held {
     record: Mutex<Record>,
     pub(super) output: Output,
     pub(super) state: watch::Sender<State>,
-    /// How its first process ended.
-    exit: watch::Sender<Option<ExitStatus>>,
+    /// Its first process.
+    first: Mutex<Option<Child>>,
+    /// How that ended, once it did; `None` within if the kernel's word for it was lost.
+    exit: watch::Sender<Option<Option<ExitStatus>>>,
 }
 
 /// How starting it went.
@@ -100,7 +104,8 @@ impl Held {
     pub(super) fn create(folder: &Path, id: String, name: String, boot_id: String, order: Order) -> Self {
         let labels = order.labels.clone();
         log::remove(folder);
-        let record = Record { id, name, labels, boot_id, started_at: None, session: None, ended: None };
+        let record =
+            Record { id, name, labels, boot_id, started_at: None, session: None, began: None, ended: None };
         Self::new(folder, order, record, State::Created)
     }
 
@@ -109,7 +114,11 @@ impl Held {
     pub(super) async fn found(folder: &Path, boot_id: &str) -> Option<Self> {
         let mut record = Record::read(folder)?;
         if record.ended.is_none() && record.boot_id == boot_id {
-            let (cgroup, session) = (Cgroup::of(&record.id), record.session);
+            let cgroup = Cgroup::of(&record.id);
+            // A process that has the number and began at another time is somebody else's.
+            let is_ours =
+                |session: &i32| processes::began(*session).is_none_or(|began| Some(began) == record.began);
+            let session = record.session.filter(is_ours);
             let left = || {
                 let of_session = session.map(processes::of_session).unwrap_or_default();
                 cgroup.processes().into_iter().chain(of_session).collect()
@@ -129,6 +138,7 @@ impl Held {
             record: Mutex::new(record),
             output: Output::new(Log::open(folder)),
             state: watch::Sender::new(state),
+            first: Mutex::default(),
             exit: watch::Sender::new(None),
         }
     }
@@ -140,8 +150,25 @@ impl Held {
 
     /// Starts it, and follows it to its end in a task of its own. Before, the disk knows that it is.
     pub(super) async fn start(self: &Arc<Self>) -> Start {
-        if *self.state.borrow() != State::Created {
-            return Start::Already;
+        // Of two who ask at once, one starts it.
+        let is_first = self.state.send_if_modified(|state| match state {
+            State::Created => {
+                *state = State::Starting;
+                true
+            }
+            _ => false,
+        });
+        if !is_first {
+            let settled = self
+                .state
+                .subscribe()
+                .wait_for(|state| *state != State::Starting)
+                .await
+                .map(|state| state.clone());
+            return match settled {
+                Ok(State::Refused(refusal)) => Start::Refused(refusal),
+                _ => Start::Already,
+            };
         }
         self.note(|record| record.started_at = Some(SystemTime::now())).await;
         let cgroup = Cgroup::create(&self.record().id);
@@ -160,7 +187,7 @@ impl Held {
                 if let Some(cgroup) = cgroup {
                     cgroup.remove();
                 }
-                self.state.send_replace(State::Refused(refusal.code));
+                self.state.send_replace(State::Refused(refusal.clone()));
                 Start::Refused(refusal)
             }
         }
@@ -181,7 +208,11 @@ impl Held {
         // The reaper, which is on this thread too, waits for it.
         let child = launcher.spawn().map_err(failed)?;
         let pid = Pid::from_raw(child.id().try_into().unwrap_or(i32::MAX));
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).session = Some(pid.as_raw());
+        {
+            let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            (record.session, record.began) = (Some(pid.as_raw()), processes::began(pid.as_raw()));
+        }
+        *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         // It holds the other ends of the pipes.
         drop(launcher);
         let orders = serde_json::to_vec(&self.orders(cgroup)).unwrap_or_default();
@@ -192,7 +223,9 @@ impl Held {
             let mut answer = Vec::new();
             ours.read_to_end(&mut answer).map(|_| answer)
         });
-        let answer = answer.await.map_err(io::Error::other).flatten().map_err(failed)?;
+        let answer = answer.await.map_err(io::Error::other).flatten();
+        // Nobody hears any more of one that is late, so it must not become the command.
+        let answer = answer.inspect_err(|_| _ = kill(pid, Signal::SIGKILL)).map_err(failed)?;
         if !answer.is_empty() {
             let unreadable = |error: serde_json::Error| failed(error.into());
             return Err(serde_json::from_slice(&answer).map_err(unreadable)?);
@@ -219,7 +252,7 @@ impl Held {
         let of = cgroup.clone();
         let ended = async {
             let mut exit = self.exit.subscribe();
-            let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+            let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status).flatten();
             let at = SystemTime::now();
             let left = || descendants(of.as_ref());
             let left_behind = named(&processes::that_stay(left).await);
@@ -245,10 +278,28 @@ impl Held {
         self.note(|_| ()).await;
     }
 
+    /// Looks whether its first process ended. Rust's own wait knows every signal, the kernel's real-time ones too.
+    pub(super) fn look(&self) {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        match first.as_mut().map(Child::try_wait) {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(status))) => {
+                *first = None;
+                self.exit.send_replace(Some(Some(status)));
+            }
+            // Somebody else was told.
+            Some(Err(_)) => {
+                *first = None;
+                self.exit.send_if_modified(|exit| exit.is_none() && exit.insert(None).is_none());
+            }
+        }
+    }
+
     /// A child of this process ended; it may be the first of the command.
     pub(super) fn reaped(&self, pid: i32, status: ExitStatus) {
         if self.record().session == Some(pid) {
-            self.exit.send_replace(Some(status));
+            *self.first.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.exit.send_replace(Some(Some(status)));
         }
     }
 

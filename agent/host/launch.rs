@@ -22,7 +22,8 @@ use std::{
 use nix::{
     sys::{prctl, signal::Signal, stat},
     unistd::{
-        AccessFlags, Gid, Uid, User, access, dup2_stdin, initgroups, setgid, setgroups, setsid, setuid,
+        AccessFlags, Gid, Pid, Uid, User, access, dup2_stdin, getppid, initgroups, setgid, setgroups, setsid,
+        setuid,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,7 @@ pub(super) struct Launch {
 }
 
 /// Why there is no command.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) struct Refusal {
     /// What a shell would exit with.
     pub(super) code: i64,
@@ -69,11 +70,14 @@ struct Identity {
 
 /// The launcher's process, from its orders to the command.
 pub(super) fn run() -> ExitCode {
+    // Before all else, and again once it is another user: the kernel forgets it then.
+    let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+    let shim = getppid();
     let Ok((mut socket, orders)) = orders() else {
         eprintln!("longrun-agent: the agent itself starts this, and gives it its orders");
         return ExitCode::FAILURE;
     };
-    let refusal = become_command(&orders);
+    let refusal = become_command(&orders, shim);
     let refusal = serde_json::to_vec(&refusal).unwrap_or_default();
     // A shim that is gone needs no answer.
     let _ = socket.write_all(&refusal);
@@ -91,13 +95,16 @@ fn orders() -> io::Result<(UnixStream, Launch)> {
 }
 
 /// Does not return, unless it cannot.
-fn become_command(orders: &Launch) -> Refusal {
+fn become_command(orders: &Launch, shim: Pid) -> Refusal {
     let prepared = Identity::find(orders.user.as_deref()).and_then(|identity| {
         let failed = |what: &str, error: io::Error| Refusal::new(CANNOT, format!("{what}: {error}"));
         settle(orders).map_err(|error| failed("the command's process cannot be made", error))?;
         lay_out(orders, &identity).map_err(|error| failed("the command's folder cannot be made", error))?;
         identity.assume().map_err(|error| failed("the command cannot run as its user", error))?;
-        Ok(identity)
+        match getppid() == shim {
+            true => Ok(identity),
+            false => Err(Refusal::new(CANNOT, "the shim is gone".to_owned())),
+        }
     });
     let identity = match prepared {
         Ok(identity) => identity,

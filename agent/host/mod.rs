@@ -97,6 +97,8 @@ pub(crate) fn address(state_dir: &Path, run_id: &str) -> DockerHost {
 
 /// Where the shim of a run keeps everything.
 fn folder(state_dir: &Path, run_id: &str) -> PathBuf {
+    // The command begins in another folder.
+    let state_dir = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
     state_dir.join("host").join(&run_id[..12])
 }
 

@@ -1,7 +1,10 @@
 //! A command's output on its way from its pipes: into the log on disk, and to whoever is attached.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,7 +38,7 @@ pub(super) struct Output {
 #[derive(Debug)]
 struct Sides {
     log: Log,
-    attached: Vec<mpsc::Sender<Bytes>>,
+    attached: Vec<(mpsc::Sender<Bytes>, Arc<AtomicBool>)>,
 }
 
 impl Output {
@@ -43,11 +46,13 @@ impl Output {
         Self { sides: Mutex::new(Sides { log, attached: Vec::new() }), news: watch::Sender::new(0) }
     }
 
-    /// Every piece from now on, as the Engine's frames, until the command's end.
-    pub(super) fn attach(&self) -> mpsc::Receiver<Bytes> {
+    /// Every piece from now on, as the Engine's frames, until the command's end; and whether who takes them was too
+    /// slow, and left behind.
+    pub(super) fn attach(&self) -> (mpsc::Receiver<Bytes>, Arc<AtomicBool>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        self.sides().attached.push(sender);
-        receiver
+        let left_behind = Arc::new(AtomicBool::new(false));
+        self.sides().attached.push((sender, Arc::clone(&left_behind)));
+        (receiver, left_behind)
     }
 
     /// Nothing comes any more.
@@ -89,9 +94,10 @@ impl Output {
             return;
         }
         let frame = Bytes::copy_from_slice(&record[TIME..]);
-        for one in attached {
+        for (one, left_behind) in attached {
             if !matches!(timeout(TAKE, one.send(frame.clone())).await, Ok(Ok(()))) {
-                self.sides().attached.retain(|other| !other.same_channel(&one));
+                left_behind.store(true, Ordering::Relaxed);
+                self.sides().attached.retain(|(other, _)| !other.same_channel(&one));
             }
         }
     }

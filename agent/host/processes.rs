@@ -55,6 +55,12 @@ pub(super) fn of_session(session: i32) -> Vec<i32> {
     all.filter(|(_, process)| process.session == session && !process.is_zombie).map(|(id, _)| id).collect()
 }
 
+/// When a process began, in ticks since the boot; `None` if there is none. Source: proc_pid_stat(5), field 22.
+pub(super) fn began(id: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
 /// A process for people: its command line, else its name.
 pub(super) fn name(id: i32) -> String {
     let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();

@@ -31,6 +31,9 @@ pub(super) struct Record {
     pub(super) started_at: Option<SystemTime>,
     /// The session of its processes, once it is known.
     pub(super) session: Option<i32>,
+    /// When the first of these began, in the kernel's ticks since the boot.
+    #[serde(default)]
+    pub(super) began: Option<u64>,
     /// How it ended, once it did.
     pub(super) ended: Option<Ended>,
 }

@@ -6,10 +6,10 @@
 use std::{
     convert::Infallible,
     fs, io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -27,6 +27,7 @@ use tokio::{io::AsyncWriteExt, net::UnixListener};
 
 use super::{
     held::{Held, Order, Start, State},
+    launch::{Refusal, WORK},
     log::{HEAD, LogReader, Next, TIME},
     output::PIECE,
     record::Ended,
@@ -116,7 +117,7 @@ async fn route(shim: &Arc<Shim>, request: Request<Incoming>) -> Answer {
         }
         (&Method::GET, ["containers", id, "archive"]) => {
             held(id)?;
-            archive(Path::new(&query("path").unwrap_or_default()))
+            archive(&shim.folder, Path::new(&query("path").unwrap_or_default()))
         }
         (&Method::DELETE, ["containers", id]) => {
             held(id)?.remove().await;
@@ -147,8 +148,8 @@ fn inspect(held: &Held) -> Response<Body> {
     };
     let (running, code, ended) = match &state {
         State::Created => (false, 0, None),
-        State::Refused(code) => (false, *code, None),
-        State::Running => (true, 0, None),
+        State::Refused(refusal) => (false, refusal.code, None),
+        State::Starting | State::Running => (true, 0, None),
         // The Engine's code for what it finds dead.
         State::Ended(ended) => (false, ended.code.unwrap_or(255), Some(ended)),
     };
@@ -173,7 +174,7 @@ fn inspect(held: &Held) -> Response<Body> {
 
 /// Turns the connection into the output from now on.
 fn attach(held: &Held, request: Request<Incoming>) -> Response<Body> {
-    let mut pieces = held.output.attach();
+    let (mut pieces, left_behind) = held.output.attach();
     tokio::spawn(async move {
         let Ok(socket) = hyper::upgrade::on(request).await else { return };
         let mut socket = TokioIo::new(socket);
@@ -181,6 +182,10 @@ fn attach(held: &Held, request: Request<Incoming>) -> Response<Body> {
             if socket.write_all(&piece).await.is_err() {
                 return;
             }
+        }
+        // Half a frame's header is how the agent knows that more should have come, and reads on from the log.
+        if left_behind.load(Ordering::Relaxed) {
+            let _ = socket.write_all(&[1]).await;
         }
         let _ = socket.shutdown().await;
     });
@@ -210,20 +215,19 @@ fn wait(held: Arc<Held>, for_next: bool) -> Response<Body> {
     let mut state = held.state.subscribe();
     respond(|mut body: Sender<Bytes>| async move {
         let is_over = |state: &State| match state {
-            State::Ended(_) => true,
-            State::Refused(_) => !for_next,
+            State::Ended(_) | State::Refused(_) => true,
             State::Created => !for_next,
-            State::Running => false,
+            State::Starting | State::Running => false,
         };
         let Ok(state) = state.wait_for(is_over).await.map(|state| state.clone()) else { return };
         let told = match state {
-            State::Ended(Ended { code: Some(code), .. }) | State::Refused(code) => {
+            State::Ended(Ended { code: Some(code), .. }) | State::Refused(Refusal { code, .. }) => {
                 json!({ "StatusCode": code })
             }
             State::Ended(Ended { code: None, .. }) => {
                 json!({ "StatusCode": 0, "Error": { "Message": "nobody saw how it ended" } })
             }
-            State::Created | State::Running => json!({ "StatusCode": 0 }),
+            State::Created | State::Starting | State::Running => json!({ "StatusCode": 0 }),
         };
         let _ = body.send_data(told.to_string().into()).await;
     })
@@ -247,7 +251,7 @@ fn logs(shim: &Shim, held: Arc<Held>, since: Duration) -> Response<Body> {
         loop {
             news.mark_unchanged();
             // Before the look: what is written after it is news.
-            let is_over = !matches!(*held.state.borrow(), State::Created | State::Running);
+            let is_over = !matches!(*held.state.borrow(), State::Created | State::Starting | State::Running);
             match reader.next(&mut buffer) {
                 Ok(Next::Frame(length)) => {
                     let frame = Bytes::copy_from_slice(&buffer[TIME..TIME + length]);
@@ -272,13 +276,21 @@ fn logs(shim: &Shim, held: Arc<Held>, since: Duration) -> Response<Body> {
 }
 
 /// A file of the VM, as an archive of one file; of what is no file, what it is.
-fn archive(path: &Path) -> Answer {
+fn archive(folder: &Path, path: &Path) -> Answer {
     let missing = |error: io::Error| Refused(StatusCode::NOT_FOUND, error.to_string());
     let link = fs::symlink_metadata(path).map_err(missing)?;
     let (mode, size, target, content) = match fs::metadata(path) {
         Ok(found) if found.is_dir() => (1_u32 << 31, 0, String::new(), Vec::new()),
         Ok(found) if found.is_file() && found.len() <= LONGEST_FILE => {
             let content = read(path).map_err(missing)?;
+            // A link of the command's user must not have root read what that user may not.
+            let user = fs::metadata(folder.join(WORK)).map_err(missing)?.uid();
+            if user != 0 && found.uid() != user && found.mode() & 0o004 == 0 {
+                return Err(Refused(
+                    StatusCode::FORBIDDEN,
+                    "it is not the command's user's to read".to_owned(),
+                ));
+            }
             (0o644, content.len() as u64, String::new(), content)
         }
         Ok(found) if found.is_file() => (0o644, found.len(), String::new(), Vec::new()),

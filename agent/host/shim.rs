@@ -93,7 +93,7 @@ fn serve_in(folder: &Path) -> Result<(), String> {
         }
         Err((_, error)) => return Err(unusable(error.into())),
     };
-    write!(lock, "{}", std::process::id()).map_err(unusable)?;
+    lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(unusable)?;
     prctl::set_child_subreaper(true).map_err(|error| format!("this kernel has no subreapers: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.and_then(|runtime| runtime.block_on(serve(folder))).map_err(unusable)
@@ -148,12 +148,16 @@ async fn serve(folder: &Path) -> io::Result<()> {
 /// Hears of every child that ends: the command's first process, and all that became children of this one.
 async fn reap(shim: &Shim, mut children: tokio::signal::unix::Signal) {
     loop {
-        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            let (pid, status) = match status {
-                WaitStatus::Exited(pid, code) => (pid, ExitStatus::from_raw(code << 8)),
-                WaitStatus::Signaled(pid, signal, _) => (pid, ExitStatus::from_raw(signal as i32)),
-                WaitStatus::StillAlive => break,
-                _ => continue,
+        loop {
+            if let Some(held) = shim.held() {
+                held.look();
+            }
+            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, ExitStatus::from_raw(code << 8)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, ExitStatus::from_raw(signal as i32)),
+                // One that was ended by a real-time signal, for which nix has no name, was taken off all the same.
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,
+                Ok(_) | Err(_) => continue,
             };
             if let Some(held) = shim.held() {
                 held.reaped(pid.as_raw(), status);
