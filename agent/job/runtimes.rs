@@ -22,8 +22,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// The body of a create call.
-    pub(crate) fn create_body(&self, api: EngineApi) -> Result<Map<String, Value>, CommandError> {
+    /// The body of a create call, for an Engine of this version; `Err` names a flag that it does not know yet.
+    pub fn create_body(&self, api: EngineApi) -> Result<Map<String, Value>, CommandError> {
         match self {
             Self::Container(command) => command.create_body(api),
             Self::Host(command) => Ok(command.create_body()),
