@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use hyper::header::AUTHORIZATION;
@@ -10,7 +10,7 @@ use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::script::Script;
+use crate::script::{Answer, Script};
 use crate::server::{Complaints, Reply, Request, Response, plain};
 use crate::unique;
 
@@ -75,6 +75,7 @@ pub(crate) fn payload(body: &[u8]) -> Value {
 pub(crate) struct Calls {
     method: Method,
     script: Script,
+    away: AtomicBool,
     seen: watch::Sender<Vec<Call>>,
     /// How many reports `next_report` has handed out, and how many calls `next_call` has.
     told: (AtomicUsize, AtomicUsize),
@@ -82,7 +83,18 @@ pub(crate) struct Calls {
 
 impl Calls {
     pub(crate) fn new(method: Method, script: Script) -> Self {
-        Self { method, script, seen: watch::Sender::default(), told: <(_, _)>::default() }
+        Self {
+            method,
+            script,
+            away: AtomicBool::new(false),
+            seen: watch::Sender::default(),
+            told: <(_, _)>::default(),
+        }
+    }
+
+    /// Whether every call is answered 503, before any script.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
     }
 
     /// The method that both callbacks take.
@@ -97,7 +109,8 @@ impl Calls {
         page: impl FnOnce(StatusCode) -> Response,
         itself: impl FnOnce() -> Response,
     ) -> Reply {
-        let (status, reply) = match self.script.next() {
+        let outage = self.away.load(Ordering::SeqCst).then(|| Answer::status(503));
+        let (status, reply) = match outage.or_else(|| self.script.next()) {
             None => decided(Reply::Answer(itself())),
             Some(answer) if answer.is_lost() => (Some(itself().status()), Reply::HangUp),
             Some(answer) => decided(answer.reply(page)),

@@ -168,6 +168,11 @@ impl Sandbox {
         self.cloud.executions.fill(payload);
     }
 
+    /// An outage of both callbacks begins or is over: while it lasts every call is answered 503.
+    pub fn set_callback_outage(&self, outage: bool) {
+        self.calls.set_away(outage);
+    }
+
     /// The execution ends well. Its callback is gone: 404 from then on.
     pub fn end_execution(&self) {
         self.cloud.executions.end(State::Succeeded);

@@ -87,6 +87,18 @@ async fn each_report_is_told_once_and_awaited_before_it_is_there() {
 }
 
 #[tokio::test]
+async fn an_outage_refuses_every_call_until_it_is_over() {
+    let sandbox = Sandbox::builder().callback_answers([429]).start().await.expect("a sandbox");
+    let token = token(&sandbox).await;
+    let send = |body| Ask::google("POST", &sandbox.callback_url()).bearer(&token).body(body).answer(&sandbox);
+    sandbox.set_callback_outage(true);
+    assert_eq!((send("1").await.status(), send("2").await.status()), (503, 503));
+    sandbox.set_callback_outage(false);
+    assert_eq!((send("3").await.status(), send("4").await.status()), (429, 200));
+    assert_eq!(sandbox.reports(), [4]);
+}
+
+#[tokio::test]
 async fn sandboxes_do_not_share_anything() {
     let (one, other) = tokio::join!(Sandbox::builder().start(), Sandbox::builder().start());
     let (one, other) = (one.expect("a sandbox"), other.expect("a sandbox"));
