@@ -96,6 +96,35 @@ async fn a_wait_that_breaks_is_followed_up_until_the_end_is_known() {
 }
 
 #[tokio::test]
+async fn a_success_is_told_when_the_engines_events_have_it_whatever_becomes_of_the_wait() {
+    let engine = EngineProxy::start(&[("/wait", Fault::HoldBody)]);
+    let report = told_through(&engine, "docker run IMAGE print hello pause 200").await;
+    assert_eq!((&report["reason"], &report["logs"]["tail"]), (&"Completed".into(), &"hello\n".into()));
+    let time = |name: &str| humantime::parse_rfc3339(report[name].as_str().expect("a time")).expect("a time");
+    let lived = time("finishedAt").duration_since(time("startedAt")).expect("the right order");
+    assert!((200..5000).contains(&lived.as_millis()), "{report:#}");
+}
+
+#[tokio::test]
+async fn without_the_engines_events_every_end_is_told_all_the_same() {
+    for fault in [
+        Fault::Close,
+        Fault::CutBody,
+        Fault::CutAfter(100),
+        Fault::Say(ERROR_500),
+        Fault::Say(HTML),
+        Fault::Hang,
+        Fault::HoldBody,
+    ] {
+        for code in [0, 3] {
+            let engine = EngineProxy::start(&[("/events", fault)]);
+            let report = told_through(&engine, &format!("docker run IMAGE print hello exit {code}")).await;
+            assert_eq!(report["exitCode"], code, "{fault:?}: {report:#}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_engine_that_answers_every_wait_with_an_error_is_not_asked_without_a_pause() {
     let engine = EngineProxy::start(&[("/wait", Fault::Say(WAIT_ERROR)); 99]);
     let report = told_through(&engine, "docker run IMAGE pause 1000 exit 3").await;

@@ -140,9 +140,10 @@ impl Attempt<'_> {
 /// Listens to a container that is about to start: to its output, and to its end.
 async fn listen(container: &Container, tty: bool, wait: Duration) -> Result<(OutputReader, Exit), Verdict> {
     let listening = async {
-        let reader = patiently(wait, EngineError::is_away, || container.attach(tty)).await?;
-        let exit = patiently(wait, EngineError::is_away, || container.next_exit()).await?;
-        Ok((reader, exit))
+        tokio::try_join!(
+            patiently(wait, EngineError::is_away, || container.attach(tty)),
+            patiently(wait, EngineError::is_away, || container.next_exit()),
+        )
     };
     listening.await.map_err(|error: EngineError| engine_lost(&error))
 }

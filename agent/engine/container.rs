@@ -1,11 +1,11 @@
-//! One container's life: create, attach, start, wait, stop, inspect, logs, remove.
+//! One container's life: create, attach, start, stop, inspect, logs, remove. Its end is in `exit`.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, SystemTime},
 };
 
-use reqwest::{Method, Response};
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -14,7 +14,7 @@ use super::{Engine, EngineError, LogConfig, QUICK, SLOW, body, call, json, outpu
 /// A container that the Engine knows.
 #[derive(Clone, Debug)]
 pub struct Container {
-    engine: Engine,
+    pub(super) engine: Engine,
     /// Its id.
     pub id: String,
 }
@@ -92,10 +92,6 @@ impl From<State> for ContainerState {
         }
     }
 }
-
-/// The next end of a container, asked for and not yet answered.
-#[derive(Debug)]
-pub struct Exit(Response);
 
 impl Engine {
     /// Creates a container.
@@ -217,23 +213,6 @@ impl Container {
         Ok(inspected.host_config.log_config)
     }
 
-    /// Asks for the container's next end; to be called before the start. The Engine sends the head of its
-    /// answer once it listens, so nothing is missed after this returns.
-    pub async fn next_exit(&self) -> Result<Exit, EngineError> {
-        self.wait("next-exit").await
-    }
-
-    /// Asks for the end of a container that was started before: answered at once if it has ended, where
-    /// [`Self::next_exit`] would never be (FACTS).
-    pub async fn not_running(&self) -> Result<Exit, EngineError> {
-        self.wait("not-running").await
-    }
-
-    async fn wait(&self, condition: &str) -> Result<Exit, EngineError> {
-        let request = self.request(Method::POST, "/wait", &[("condition", condition)]);
-        call("waiting for the container", QUICK, request).await.map(Exit)
-    }
-
     /// Starts the container.
     pub async fn start(&self) -> Result<(), EngineError> {
         call("starting the container", SLOW, self.request(Method::POST, "/start", &[])).await.map(drop)
@@ -289,6 +268,11 @@ impl Container {
         Ok(info.live_restore_enabled)
     }
 
+    /// Whether the Engine answers a new connection: one that is going does not (seen on 20.10).
+    pub(crate) async fn engine_answers(&self) -> bool {
+        call("connecting", QUICK, self.engine.request(Method::GET, "/_ping", &[])).await.is_ok()
+    }
+
     /// What the Engine remembers of the container: since it started, and of its last 256 events.
     pub async fn remembered(&self) -> Result<Remembered, EngineError> {
         #[derive(Deserialize)]
@@ -329,34 +313,6 @@ impl Container {
         query: &[(&str, &str)],
     ) -> reqwest::RequestBuilder {
         self.engine.request(method, &format!("/containers/{}{path}", self.id), query)
-    }
-}
-
-impl Exit {
-    /// The exit code, whenever that is. An error means that the connection broke, or that the Engine could not
-    /// tell: the container is to be inspected then.
-    pub async fn code(self) -> Result<i64, EngineError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Waited {
-            status_code: i64,
-            #[serde(default)]
-            error: Option<WaitError>,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct WaitError {
-            message: String,
-        }
-        let doing = "waiting for the container";
-        let body = self.0.bytes().await.map_err(|source| EngineError::Unreachable { doing, source })?;
-        let undecodable = |why| EngineError::Undecodable { doing, why };
-        let waited: Waited = serde_json::from_slice(&body).map_err(|error| undecodable(error.to_string()))?;
-        match waited.error.filter(|error| !error.message.is_empty()) {
-            Some(error) => Err(undecodable(error.message)),
-            None if (0..=255).contains(&waited.status_code) => Ok(waited.status_code),
-            None => Err(undecodable(format!("the exit code {} is none", waited.status_code))),
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod archive;
 mod container;
+mod exit;
 mod log_config;
 mod memory;
 mod output;
@@ -21,7 +22,8 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout};
 
 pub use archive::FileError;
-pub use container::{Container, ContainerState, Exit, Named, Remembered};
+pub use container::{Container, ContainerState, Named, Remembered};
+pub use exit::{Ended, Exit, Lifetime};
 pub use log_config::LogConfig;
 pub use memory::{MemorySeen, MemoryWatch};
 pub use output::{Output, OutputReader};

@@ -26,7 +26,7 @@ pub use verdict::Verdict;
 
 use crate::{
     backoff,
-    engine::{Container, ContainerState, EngineError, Exit, patiently},
+    engine::{Container, ContainerState, Ended, EngineError, Exit, Lifetime, patiently},
     http,
     progress::{Phase, Progress, Watcher},
 };
@@ -76,6 +76,8 @@ pub(crate) struct Exited {
     pub(crate) code: i64,
     /// Whether nobody was listening when it ended: the wait had broken, and the Engine may have been away.
     pub(crate) unwatched: bool,
+    /// When it lived, if that was told along with its success.
+    pub(crate) lifetime: Option<Lifetime>,
 }
 
 /// Follows a container to its end: `exit` is its end, asked for before the start. `note` writes down why it is
@@ -229,8 +231,8 @@ async fn watch_exit(
 ) -> Result<Exited, String> {
     let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        if let Some(code) = follow_wait(container, exit).await {
-            return Ok(Exited { code, unwatched: false });
+        if let Some(Ended { code, lifetime }) = follow_wait(container, exit).await {
+            return Ok(Exited { code, unwatched: false, lifetime });
         }
         // An Engine that answers every wait at once with an error must not be asked without a pause.
         sleep(delays.next().unwrap_or(RESEND)).await;
@@ -239,7 +241,7 @@ async fn watch_exit(
             return Err(LOST_SHIM.to_owned());
         }
         if !state.running {
-            return Ok(Exited { code: state.exit_code, unwatched: true });
+            return Ok(Exited { code: state.exit_code, unwatched: true, lifetime: None });
         }
         exit = insist(away, || container.not_running()).await?;
     }
@@ -282,19 +284,19 @@ fn mark(away: &watch::Sender<Option<Away>>, why: String) {
     });
 }
 
-/// The exit code that a wait brings; `None` if it brings none, and the container is to be looked at. One that
+/// The end that a wait brings; `None` if it brings none, and the container is to be looked at. One that
 /// stays silent is checked by an inspect.
-async fn follow_wait(container: &Container, exit: Exit) -> Option<i64> {
-    let mut code = pin!(exit.code());
+async fn follow_wait(container: &Container, exit: Exit) -> Option<Ended> {
+    let mut ended = pin!(exit.code());
     loop {
-        match timeout(CHECK, &mut code).await {
-            Ok(Ok(code)) => return Some(code),
+        match timeout(CHECK, &mut ended).await {
+            Ok(Ok(ended)) => return Some(ended),
             Ok(Err(error)) => {
                 tracing::warn!(error = http::chain(&error), "the wait for the container broke");
                 return None;
             }
             Err(_) => match container.state().await {
-                Ok(state) if !state.running => return Some(state.exit_code),
+                Ok(state) if !state.running => return Some(Ended { code: state.exit_code, lifetime: None }),
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(error = http::chain(&error), "a check was not answered");

@@ -69,6 +69,11 @@ pub(crate) async fn settle(container: &Container, end: End, patience: Duration, 
 
 async fn look(container: &Container, exited: Exited, patience: Duration) -> Look {
     // The Engine's client makes a new connection for each call, so that an Engine that is going is seen to.
+    if let Some(lifetime) = exited.lifetime
+        && container.engine_answers().await
+    {
+        return Look { state: Some(lifetime.into()), ..Look::default() };
+    }
     let engine_goes = match container.state().await {
         Ok(state) if !exited.unwatched => {
             let state = until_oom_shows(container, exited.code, state).await;

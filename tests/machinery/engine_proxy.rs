@@ -24,6 +24,8 @@ pub(crate) enum Fault {
     LoseAnswer,
     /// The Engine has it, and the connection closes after the answer's head.
     CutBody,
+    /// The Engine has it, and after the answer's head nothing comes for as long as the agent waits.
+    HoldBody,
     /// The Engine has it, and the connection closes after the answer's head and so many bytes.
     CutAfter(u64),
     /// The Engine never has it, and nothing comes for as long as the agent waits.
@@ -94,7 +96,7 @@ async fn serve(mut client: UnixStream, faults: Faults, seen: Arc<Mutex<Vec<Strin
         Some(Fault::Close) => return Ok(()),
         Some(Fault::Hang) => return client.read(&mut [0; 1]).await.map(drop),
         Some(Fault::Say(answer)) => return client.write_all(answer.as_bytes()).await,
-        Some(Fault::LoseAnswer | Fault::CutBody | Fault::CutAfter(_)) | None => {}
+        Some(Fault::LoseAnswer | Fault::CutBody | Fault::HoldBody | Fault::CutAfter(_)) | None => {}
     }
     let mut engine = UnixStream::connect(super::engine_socket()).await?;
     if request.contains("Upgrade:") || request.contains("upgrade:") {
@@ -108,7 +110,13 @@ async fn serve(mut client: UnixStream, faults: Faults, seen: Arc<Mutex<Vec<Strin
     engine.write_all(request.as_bytes()).await?;
     match fault {
         Some(Fault::LoseAnswer) => engine.read(&mut [0; 1]).await.map(drop),
-        Some(fault) => forward_some(&mut engine, &mut client, fault).await,
+        Some(fault) => {
+            forward_some(&mut engine, &mut client, fault).await?;
+            match fault {
+                Fault::HoldBody => client.read(&mut [0; 1]).await.map(drop),
+                _ => Ok(()),
+            }
+        }
         None => copy(&mut engine, &mut client).await.map(drop),
     }
 }

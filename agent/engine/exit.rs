@@ -1,0 +1,206 @@
+//! A container's end, from the first word that the Engine has of it.
+//!
+//! A wait is answered once the container's network and disk are taken down, and so is an inspect: 40 to 60 ms after
+//! the end, under the container's lock (FACTS). The Engine's events tell the end before that. They are believed where
+//! a job succeeded, of which there is nothing more to be asked; whether memory ran out of one that failed may be known
+//! later than its end.
+
+use std::{
+    future::pending,
+    time::{Duration, SystemTime},
+};
+
+use reqwest::{Method, Response};
+use serde::Deserialize;
+use tokio::join;
+
+use super::{Container, ContainerState, EngineError, QUICK, call};
+
+/// An event of a container is a few hundred bytes; labels make it longer.
+const LONGEST_EVENT: usize = 256 << 10;
+/// For the Engine to listen to; without its events the end is told a moment later.
+const NEWS: Duration = Duration::from_secs(2);
+
+/// The next end of a container, asked for and not yet told.
+#[derive(Debug)]
+pub struct Exit {
+    waited: Response,
+    /// `None` where the Engine did not give them, or the container ran before.
+    news: Option<News>,
+}
+
+/// A container's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code.
+    pub code: i64,
+    /// When it lived, if it succeeded and the Engine's events told it first.
+    pub lifetime: Option<Lifetime>,
+}
+
+/// When a container lived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// From here,
+    pub started_at: SystemTime,
+    /// to here.
+    pub finished_at: SystemTime,
+}
+
+impl Container {
+    /// Asks for the container's next end; to be called before the start. The Engine sends the head of its
+    /// answer once it listens, so nothing is missed after this returns.
+    pub async fn next_exit(&self) -> Result<Exit, EngineError> {
+        let (waited, news) = join!(self.wait("next-exit"), self.news());
+        let news = news.inspect_err(|error| tracing::debug!(%error, "the Engine tells no events"));
+        Ok(Exit { waited: waited?, news: news.ok() })
+    }
+
+    /// Asks for the end of a container that was started before: answered at once if it has ended, where
+    /// [`Self::next_exit`] would never be (FACTS).
+    pub async fn not_running(&self) -> Result<Exit, EngineError> {
+        Ok(Exit { waited: self.wait("not-running").await?, news: None })
+    }
+
+    async fn wait(&self, condition: &str) -> Result<Response, EngineError> {
+        let request = self.request(Method::POST, "/wait", &[("condition", condition)]);
+        call("waiting for the container", QUICK, request).await
+    }
+
+    async fn news(&self) -> Result<News, EngineError> {
+        let filters = serde_json::json!({ "container": [self.id], "event": ["start", "die"] }).to_string();
+        let request = self.engine.request(Method::GET, "/events", &[("filters", &filters)]);
+        let answer = call("listening to the container's events", NEWS, request).await?;
+        Ok(News { answer, unread: Vec::new() })
+    }
+}
+
+impl Exit {
+    /// The exit code, whenever that is. An error means that the connection broke, or that the Engine could not
+    /// tell: the container is to be inspected then.
+    pub async fn code(self) -> Result<Ended, EngineError> {
+        let Self { waited, news } = self;
+        let success = async {
+            match news {
+                Some(news) => news.success().await,
+                None => None,
+            }
+        };
+        let early = async {
+            match success.await {
+                Some(lifetime) => Ended { code: 0, lifetime: Some(lifetime) },
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            code = code_of(waited) => Ok(Ended { code: code?, lifetime: None }),
+            ended = early => Ok(ended),
+        }
+    }
+}
+
+async fn code_of(waited: Response) -> Result<i64, EngineError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Waited {
+        status_code: i64,
+        #[serde(default)]
+        error: Option<WaitError>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct WaitError {
+        message: String,
+    }
+    let doing = "waiting for the container";
+    let body = waited.bytes().await.map_err(|source| EngineError::Unreachable { doing, source })?;
+    let undecodable = |why| EngineError::Undecodable { doing, why };
+    let waited: Waited = serde_json::from_slice(&body).map_err(|error| undecodable(error.to_string()))?;
+    match waited.error.filter(|error| !error.message.is_empty()) {
+        Some(error) => Err(undecodable(error.message)),
+        None if (0..=255).contains(&waited.status_code) => Ok(waited.status_code),
+        None => Err(undecodable(format!("the exit code {} is none", waited.status_code))),
+    }
+}
+
+/// The container's start and end as the Engine's events tell them.
+#[derive(Debug)]
+struct News {
+    answer: Response,
+    unread: Vec<u8>,
+}
+
+/// What happened, in the Engine's words.
+#[derive(Deserialize)]
+struct Happened {
+    #[serde(rename = "Action")]
+    action: String,
+    #[serde(rename = "Actor")]
+    actor: Actor,
+    #[serde(rename = "timeNano")]
+    nanoseconds: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Actor {
+    attributes: Attributes,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Attributes {
+    #[serde(default)]
+    exit_code: String,
+}
+
+impl News {
+    /// When the container lived, once it succeeded; `None` if it failed, or that is not to be learnt here.
+    async fn success(mut self) -> Option<Lifetime> {
+        let mut started_at = None;
+        loop {
+            let event = self.next().await?;
+            let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(event.nanoseconds);
+            match event.action.as_str() {
+                "start" => started_at = Some(at),
+                "die" if event.actor.attributes.exit_code == "0" => {
+                    return started_at
+                        .map(|start| Lifetime { started_at: start, finished_at: at.max(start) });
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// The next event, a line each.
+    async fn next(&mut self) -> Option<Happened> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let event = serde_json::from_slice(&self.unread[..end]).ok();
+                self.unread.drain(..=end);
+                return event;
+            }
+            let chunk = self.answer.chunk().await.ok()??;
+            self.unread.extend_from_slice(&chunk);
+            if self.unread.len() > LONGEST_EVENT {
+                return None;
+            }
+        }
+    }
+}
+
+impl From<Lifetime> for ContainerState {
+    /// The state of a container that succeeded.
+    fn from(Lifetime { started_at, finished_at }: Lifetime) -> Self {
+        Self {
+            running: false,
+            exit_code: 0,
+            oom_killed: false,
+            started_at: Some(started_at),
+            finished_at: Some(finished_at),
+            left_behind: None,
+            unseen: false,
+        }
+    }
+}
