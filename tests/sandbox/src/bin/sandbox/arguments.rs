@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use sandbox::Fate;
 use serde_json::{Map, Value};
 
+use crate::bench;
+
 /// What `--help` says.
 pub(crate) const USAGE: &str = "\
 usage: sandbox [options] [docker run …]   run the job as a VM would, and show its report;
@@ -15,6 +17,9 @@ usage: sandbox [options] [docker run …]   run the job as a VM would, and show 
        sandbox workflow FILE [--arg NAME=VALUE …] [--vm FATE …]
                                           run a workflow of Google's Workflows, its VMs on this machine
        sandbox image                      make the demo job's image, and print its name
+       sandbox bench [--quick] [--only PART …] [--agent FILE] [--results FOLDER]
+                                          measure the agent of the image longrun-agent, or of a file, beside the
+                                          article's script, docker run and docker logs; with --quick see that it works
 
 options:
   --attribute NAME=VALUE   an attribute of the VM, such as longrun-timeout=90m; may be repeated
@@ -24,7 +29,9 @@ options:
   --once                   serve: end after the first report, with the job's exit code
   --arg NAME=VALUE         workflow: an argument, as JSON or as text; may be repeated
   --vm FATE                workflow: what happens to the first VM, the second, …: spared, preempted, told-twice, lost, mute,
-                           refused or late";
+                           refused or late
+  --only PART              bench: footprint, job, log, growth, idle or crowd; may be repeated
+  --results FOLDER         bench: write results.json and results.svg there";
 
 /// A job on the command line, as the attribute that it becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +54,8 @@ pub(crate) enum Mode {
     Image,
     /// Run a workflow.
     Workflow,
+    /// Measure the agent.
+    Bench,
     /// Be the agent of a VM that a workflow made. Not for people.
     Agent,
     /// Say how to use this.
@@ -65,6 +74,7 @@ pub(crate) struct Arguments {
     pub(crate) workflow: PathBuf,
     pub(crate) args: Map<String, Value>,
     pub(crate) fates: Vec<Fate>,
+    pub(crate) bench: bench::Options,
     /// What to run; `None` for the demo job.
     pub(crate) command: Option<Command>,
 }
@@ -99,6 +109,10 @@ impl Arguments {
                     arguments.args.insert(name, serde_json::from_str(&value).unwrap_or(Value::String(value)));
                 }
                 "--vm" => arguments.fates.push(fate(&value()?)?),
+                "--quick" => arguments.bench.quick = true,
+                "--only" => arguments.bench.only.push(part(&value()?)?),
+                "--agent" => arguments.bench.agent = Some(value()?.into()),
+                "--results" => arguments.bench.results = Some(value()?.into()),
                 "--listen" => arguments.listen = Some(address(&value()?)?),
                 "--attribute" => arguments.attributes.push(named("--attribute", &value()?)?),
                 "--secret" => arguments.secrets.push(named("--secret", &value()?)?),
@@ -151,6 +165,7 @@ fn mode(word: Option<&str>) -> Mode {
     match word {
         Some("serve") => Mode::Serve,
         Some("image") => Mode::Image,
+        Some("bench") => Mode::Bench,
         Some("workflow") => Mode::Workflow,
         Some("agent") => Mode::Agent,
         _ => Mode::Run,
@@ -169,6 +184,13 @@ fn fate(value: &str) -> Result<Fate, String> {
         _ => Err(format!(
             "sandbox: --vm `{value}`: expected spared, preempted, told-twice, lost, mute, refused or late"
         )),
+    }
+}
+
+fn part(value: &str) -> Result<String, String> {
+    match bench::PARTS.contains(&value) {
+        true => Ok(value.to_owned()),
+        false => Err(format!("sandbox: --only `{value}`: expected one of {}", bench::PARTS.join(", "))),
     }
 }
 
@@ -202,6 +224,10 @@ mod tests {
         assert_eq!(parse("--attribute=a=b=c").unwrap().attributes, [("a".to_owned(), "b=c".to_owned())]);
         assert_eq!(parse("--secret a=b").unwrap().secrets, [("a".to_owned(), "b".to_owned())]);
         assert_eq!(parse("image").unwrap().mode, Mode::Image);
+        let arguments = parse("bench --quick --only job --agent a --results b").unwrap();
+        let (only, agent, results) = (vec!["job".to_owned()], Some("a".into()), Some("b".into()));
+        assert_eq!(arguments.bench, bench::Options { agent, only, quick: true, results });
+        assert_eq!(arguments.mode, Mode::Bench);
     }
 
     #[test]
@@ -233,6 +259,7 @@ mod tests {
             ("--attribute host-command=x docker run a", "give one"),
             ("workflow --arg a=b", "workflow needs a file"),
             ("workflow a.yaml --vm gone", "--vm `gone`: expected spared"),
+            ("bench --only speed", "--only `speed`: expected one of footprint, job"),
             ("--listen 80", "`80`: expected address:port"),
         ] {
             let error = parse(line).unwrap_err();

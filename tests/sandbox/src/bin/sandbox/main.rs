@@ -2,6 +2,7 @@
 //! and fakes for what is Google's, and shows the report that the workflow would get.
 
 mod arguments;
+mod bench;
 mod view;
 
 use std::{
@@ -64,6 +65,7 @@ async fn answer() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Mode::Agent => return exit::code_of(as_agent().await).into(),
+        Mode::Bench => bench::run(&arguments.bench).await.map(|()| ExitCode::SUCCESS),
         Mode::Workflow => run_workflow(arguments).await,
         Mode::Serve => serve(arguments).await,
         Mode::Run => run(arguments).await,
