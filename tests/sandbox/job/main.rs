@@ -104,7 +104,7 @@ fn run(word: &str, words: &mut Words) {
         "write" => out(words.text()),
         "lines" => lines(words.number(), words.number()),
         "noise" => noise(words.number(), words.number()),
-        "bytes" => out("x".repeat(words.number()) + "\n"),
+        "bytes" => bytes(words.number()),
         "env" => {
             let name = words.text();
             match env::var_os(&name) {
@@ -207,14 +207,23 @@ fn checked<T>(result: io::Result<T>) -> T {
 
 fn lines(count: usize, bytes: usize) {
     let mut stdout = BufWriter::with_capacity(MEBIBYTE, io::stdout());
+    // The same line again and again: who writes gigabytes is to be faster than who reads them.
+    let mut line = vec![b'x'; bytes + 1];
+    line[bytes] = b'\n';
     for number in 1..=count {
-        let mut line = format!("{number} ");
-        line.extend(std::iter::repeat_n('x', bytes.saturating_sub(line.len())));
-        line.truncate(bytes);
-        line.push('\n');
-        checked(stdout.write_all(line.as_bytes()));
+        // Over the number before, which was no longer. What of it has no room is cut off.
+        let _ = write!(&mut line[..bytes], "{number} ");
+        checked(stdout.write_all(&line));
     }
     checked(stdout.flush());
+}
+
+fn bytes(count: usize) {
+    let (piece, mut stdout) = ([b'x'; 64 * 1024], io::stdout().lock());
+    for written in (0..count).step_by(piece.len()) {
+        checked(stdout.write_all(&piece[..piece.len().min(count - written)]));
+    }
+    checked(stdout.write_all(b"\n").and_then(|()| stdout.flush()));
 }
 
 /// Letters that cannot be packed to much less: xorshift64.

@@ -19,7 +19,10 @@ fn each_word_does_what_it_says() {
     check(&["tty"], "no terminal\n", "", 0);
     check(&["stdin"], "5\n", "", 0);
     check(&["lines", "3", "5", "lines", "1", "1"], "1 xxx\n2 xxx\n3 xxx\n1\n", "", 0);
-    check(&["bytes", "4"], "xxxx\n", "", 0);
+    check(&["lines", "10", "3"], "1 x\n2 x\n3 x\n4 x\n5 x\n6 x\n7 x\n8 x\n9 x\n10 \n", "", 0);
+    check(&["lines", "2", "0"], "\n\n", "", 0);
+    check(&["bytes", "4", "bytes", "0"], "xxxx\n\n", "", 0);
+    check(&["bytes", "65537"], &("x".repeat(65537) + "\n"), "", 0);
     check(&["pause", "1", "exit", "3", "print", "never"], "", "", 3);
     check(&["raise", "10"], "", "", 128 + 10);
     check(&["raise", "15"], "", "", 128 + 15);
