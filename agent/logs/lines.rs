@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
+
 /// An entry of Cloud Logging has 256 KB (FACTS), and a line's labels and id need some of it.
 pub(crate) const LONGEST: usize = 200 << 10;
 /// The most that a character which begins within the limit has beyond it.
@@ -41,7 +43,7 @@ impl Lines {
 
     /// Takes a piece of any size. A line that is whole in it is not copied.
     pub(crate) fn push(&mut self, mut piece: &[u8], mut take: impl FnMut(Line<'_>)) {
-        while let Some(newline) = piece.iter().position(|byte| *byte == b'\n') {
+        while let Some(newline) = memchr(b'\n', piece) {
             let (rest, after) = (&piece[..newline], &piece[newline + 1..]);
             if self.length == 0 {
                 let length = rest.len() as u64;

@@ -1,5 +1,7 @@
 //! The last bytes of the job's output as it may be shown, and exact counts of all that it wrote, in flat memory.
 
+use memchr::memchr_iter;
+
 /// Keeps the last bytes of what is shown, and counts what was written: a secret that is blotted out counts as it
 /// was. Both streams go into one tail, in the order in which they came.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ impl Tail {
     pub(crate) fn count(&mut self, piece: &[u8]) {
         let Some(last) = piece.last() else { return };
         self.bytes += piece.len() as u64;
-        self.newlines += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.newlines += memchr_iter(b'\n', piece).count() as u64;
         self.ends_with_newline = *last == b'\n';
     }
 
