@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use super::skip::Skip;
+
 /// More children than these are not searched one by one.
 const MANY: usize = 4;
 
@@ -15,6 +17,8 @@ pub(super) struct Automaton {
     /// Where each byte leads to from the root, from where most bytes of most logs get no further, and from other
     /// nodes with many children.
     rows: Vec<[u32; 256]>,
+    /// What need not be read at the root.
+    skip: Skip,
 }
 
 /// A beginning of a text. Whoever has read so far stands at the longest one that its last bytes make up.
@@ -47,8 +51,9 @@ impl Automaton {
     /// Looks for these texts, none of them empty, with the number of their owner; of the same text twice, the
     /// first counts.
     pub(super) fn new<'a>(texts: impl IntoIterator<Item = (&'a [u8], u16)>) -> Self {
-        let mut automaton = Self { nodes: vec![Node::at(0, 0)], rows: Vec::new() };
-        for (text, owner) in texts {
+        let (texts, owners): (Vec<_>, Vec<_>) = texts.into_iter().unzip();
+        let mut automaton = Self { nodes: vec![Node::at(0, 0)], rows: Vec::new(), skip: Skip::new(&texts) };
+        for (text, owner) in texts.into_iter().zip(owners) {
             automaton.add(text, owner);
         }
         automaton.nodes.shrink_to_fit();
@@ -59,14 +64,19 @@ impl Automaton {
     /// Reads on from `place`, and tells each end of a text: how many bytes of this piece go before it, and which
     /// text it is; of several, the longest. Answers the place reached.
     pub(super) fn read(&self, mut place: u32, piece: &[u8], mut tell: impl FnMut(usize, Found)) -> u32 {
-        for (index, byte) in piece.iter().enumerate() {
+        let mut at = 0;
+        loop {
+            if place == ROOT {
+                at = self.skip.over(piece, at);
+            }
+            let Some(byte) = piece.get(at) else { return place };
             place = self.step(place, *byte);
+            at += 1;
             let Node { length, owner, .. } = *self.node(place);
             if length != 0 {
-                tell(index + 1, Found { length, owner });
+                tell(at, Found { length, owner });
             }
         }
-        place
     }
 
     /// How many of the last bytes read may be the beginning of a text.
@@ -165,6 +175,8 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::Index};
+
     use super::*;
 
     #[test]
@@ -181,11 +193,51 @@ mod tests {
         assert_eq!(ends(&[], "none"), []);
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2048, ..ProptestConfig::default() })]
+
+        /// Texts of which any or all may be long enough to pass over much, read in pieces of any size.
+        #[test]
+        fn what_is_passed_over_changes_nothing(
+            texts in prop::collection::vec("[ab]{1,4}|[abc]{2,9}|[ab]{15,30}|[ab]{4}.{2,30}", 1..6),
+            shortest in 1..20_usize,
+            parts in prop::collection::vec((any::<Index>(), 0..40_usize, "[abcd]{0,9}|d{20,40}"), 0..9),
+            cuts in prop::collection::vec(1..60_usize, 1..9),
+        ) {
+            let texts: Vec<_> = texts.into_iter().filter(|text| text.len() >= shortest).collect();
+            let mut read = Vec::new();
+            for (text, length, noise) in parts {
+                let text = if texts.is_empty() { "" } else { text.get(&texts).as_str() };
+                read.extend_from_slice(&text.as_bytes()[..length.min(text.len())]);
+                read.extend_from_slice(noise.as_bytes());
+            }
+            let automaton = automaton(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+            let (mut fast, mut slow, mut rest) = (ROOT, ROOT, &read[..]);
+            for size in cuts.iter().cycle().take(read.len()) {
+                let (piece, more) = rest.split_at((*size).min(rest.len()));
+                let mut told = Vec::new();
+                fast = automaton.read(fast, piece, |end, found| told.push((end, found)));
+                let mut expected = Vec::new();
+                for (index, byte) in piece.iter().enumerate() {
+                    slow = automaton.step(slow, *byte);
+                    let Node { length, owner, .. } = *automaton.node(slow);
+                    expected.extend((length != 0).then_some((index + 1, Found { length, owner })));
+                }
+                prop_assert_eq!(told, expected);
+                prop_assert_eq!(fast, slow);
+                rest = more;
+            }
+        }
+    }
+
     fn ends(texts: &[&str], read: &str) -> Vec<(usize, u32, u16)> {
         let mut ends = Vec::new();
-        let texts = texts.iter().zip(0..).map(|(text, owner)| (text.as_bytes(), owner));
-        let automaton = Automaton::new(texts);
-        automaton.read(ROOT, read.as_bytes(), |end, Found { length, owner }| ends.push((end, length, owner)));
+        let told = |end, Found { length, owner }| ends.push((end, length, owner));
+        automaton(texts).read(ROOT, read.as_bytes(), told);
         ends
+    }
+
+    fn automaton(texts: &[&str]) -> Automaton {
+        Automaton::new(texts.iter().zip(0..).map(|(text, owner)| (text.as_bytes(), owner)))
     }
 }

@@ -7,6 +7,7 @@ mod entry;
 mod lines;
 mod redact;
 mod replay;
+mod skip;
 mod structured;
 mod tail;
 

@@ -25,7 +25,7 @@ const SHORTEST_LINE: usize = 8;
 /// Where `openssl base64` and `base64` begin a new line.
 const WRAPS: [usize; 2] = [64, 76];
 
-/// What must not leave the VM; nothing by default. The memory is some 350 bytes for each byte of a secret.
+/// What must not leave the VM; nothing by default. The memory is 16 KiB and some 350 bytes for each byte of a secret.
 #[derive(Clone, Default)]
 pub(crate) struct Redaction(Option<Arc<Blots>>);
 
