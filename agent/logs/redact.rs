@@ -161,7 +161,8 @@ impl Pass {
     }
 
     fn read(&mut self, piece: &[u8], show: &mut dyn FnMut(&[u8])) {
-        let Some(blots) = self.blots.clone() else { return show(piece) };
+        // Out of its place for as long, since what is found is noted meanwhile.
+        let Some(blots) = self.blots.take() else { return show(piece) };
         let before = self.read;
         self.place = blots.automaton.read(self.place, piece, |end, Found { length, owner }| {
             let end = before + end as u64;
@@ -180,6 +181,7 @@ impl Pass {
             held.drain(..rest);
         }
         self.held = held;
+        self.blots = Some(blots);
     }
 
     fn finish(&mut self, show: &mut dyn FnMut(&[u8])) {
