@@ -90,3 +90,6 @@ pub mod logging;
 pub mod oom_score;
 pub mod progress;
 pub mod status;
+
+#[cfg(test)]
+mod allocations;

@@ -295,3 +295,126 @@ fn may_be_read_later(error: &EngineError) -> bool {
 fn is_unreadable(error: &EngineError) -> bool {
     error.status() == Some(StatusCode::NOT_IMPLEMENTED)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        os::unix::net::UnixListener,
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering::Relaxed},
+        },
+    };
+
+    use tokio::task::spawn_blocking;
+
+    use super::*;
+    use crate::{allocations::allocations, engine::Engine, settings::DockerHost};
+
+    /// With a secret in every second one, and something like it in another. The last one leaves nothing to be held back.
+    const LINES: &[u8] =
+        b"a line\nit is hunter2\nit is hunter, and no more\n{\"key\":\"hunter2\",\"step\":1}\n";
+    const WHOLE: usize = 5000 * LINES.len();
+    /// When so much is shown, all buffers are as large as they get.
+    const WARM: u64 = 100_000;
+
+    /// From the Engine's socket to whoever watches, counted, redacted and kept.
+    #[tokio::test]
+    async fn following_a_log_of_small_pieces_allocates_nothing() {
+        for size in [1, 100] {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = folder.path().join("docker.sock");
+            let listener = UnixListener::bind(&socket).unwrap();
+            let serving = spawn_blocking(move || serve(&listener, size));
+            let engine = Engine::connect(&DockerHost::Unix(socket), Duration::ZERO).await.unwrap();
+            let container = engine.container("id");
+            let reader = container.attach(false).await.unwrap();
+
+            let seen = Arc::<Seen>::default();
+            let (tail, redaction) = (32 << 10, redaction());
+            let of = OutputOf { container, tty: false, tail, redaction, engine: Duration::ZERO };
+            let reading = OutputTask::attached(reader, of, Sinks::default(), &seen.clone().watcher());
+            serving.await.unwrap();
+            let logs = reading.finish(Duration::from_secs(60)).await;
+
+            assert_eq!((logs.bytes, logs.unavailable), (WHOLE as u64, None), "pieces of {size}");
+            assert!(logs.tail.contains("it is [REDACTED:KEY]\nit is hunter, and"), "{}", logs.tail);
+            assert_eq!(seen.allocations(), 0, "pieces of {size}");
+        }
+    }
+
+    /// Without a socket, which cuts pieces where it likes.
+    #[test]
+    fn taking_large_pieces_allocates_nothing() {
+        let text: Vec<_> = LINES.iter().copied().cycle().take(WHOLE).collect();
+        for size in [1000, 16 << 10, WHOLE] {
+            let shown =
+                Shown { tail: Tail::new(32 << 10), sinks: Sinks::default(), watcher: Arc::new(|_| {}) };
+            let redactor = Redactor::new(&redaction());
+            let mut taken = Taken { replay: Replay::default(), redactor, shown };
+            let mut take_all = || text.chunks(size).for_each(|piece| taken.take(Stream::Out, piece));
+            // The same once before: buffers become as large as they get.
+            take_all();
+            let before = allocations();
+            take_all();
+            assert_eq!(allocations() - before, 0, "pieces of {size}");
+            assert_eq!(taken.shown.tail.bytes(), 2 * WHOLE as u64);
+        }
+    }
+
+    fn redaction() -> Redaction {
+        Redaction::of([("KEY", "hunter2")])
+    }
+
+    /// How much was shown, and how much was allocated until it was warm, and until the last piece.
+    #[derive(Default)]
+    struct Seen {
+        shown: AtomicU64,
+        warm: AtomicU64,
+        last: AtomicU64,
+    }
+
+    impl Seen {
+        fn watcher(self: Arc<Self>) -> Watcher {
+            Arc::new(move |progress| {
+                let Progress::Output(_, piece) = progress else { return };
+                if self.shown.fetch_add(piece.len() as u64, Relaxed) < WARM {
+                    self.warm.store(allocations(), Relaxed);
+                }
+                self.last.store(allocations(), Relaxed);
+            })
+        }
+
+        /// How many there were since then.
+        fn allocations(&self) -> u64 {
+            assert!(self.shown.load(Relaxed) > 3 * WARM);
+            self.last.load(Relaxed) - self.warm.load(Relaxed)
+        }
+    }
+
+    /// An Engine with one container, which writes pieces of this size.
+    fn serve(listener: &UnixListener, size: usize) {
+        let answers = [
+            "200 OK\r\nApi-Version: 1.44\r\nContent-Length: 0\r\nConnection: close",
+            "101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp",
+        ];
+        let mut last = None;
+        for answer in answers {
+            let socket = listener.accept().unwrap().0;
+            let head =
+                BufReader::new(&socket).lines().map(Result::unwrap).take_while(|line| !line.is_empty());
+            assert!(head.count() > 1);
+            write!(&socket, "HTTP/1.1 {answer}\r\n\r\n").unwrap();
+            last = Some(socket);
+        }
+        let text: Vec<_> = LINES.iter().copied().cycle().take(WHOLE).collect();
+        let mut wire = Vec::new();
+        for piece in text.chunks(size) {
+            wire.extend_from_slice(&[1, 0, 0, 0]);
+            wire.extend_from_slice(&u32::try_from(piece.len()).unwrap().to_be_bytes());
+            wire.extend_from_slice(piece);
+        }
+        last.unwrap().write_all(&wire).unwrap();
+    }
+}
