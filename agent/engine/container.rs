@@ -34,6 +34,8 @@ pub struct ContainerState {
     pub finished_at: Option<SystemTime>,
     /// Processes that went on after a command's end, and were ended. `None` of a container, whose go with it.
     pub left_behind: Option<Vec<String>>,
+    /// How many of those that a command started could not be ended.
+    pub survivors: u64,
     /// Whether it ended and nobody saw how: a command whose shim was killed.
     pub unseen: bool,
 }
@@ -73,6 +75,8 @@ struct State {
     #[serde(default)]
     left_behind: Option<Vec<String>>,
     #[serde(default)]
+    survivors: u64,
+    #[serde(default)]
     unseen: bool,
 }
 
@@ -88,6 +92,7 @@ impl From<State> for ContainerState {
             finished_at: engine_time(&state.finished_at)
                 .map(|at| started_at.map_or(at, |start| at.max(start))),
             left_behind: state.left_behind,
+            survivors: state.survivors,
             unseen: state.unseen,
         }
     }

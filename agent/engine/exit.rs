@@ -200,6 +200,7 @@ impl From<Lifetime> for ContainerState {
             started_at: Some(started_at),
             finished_at: Some(finished_at),
             left_behind: None,
+            survivors: 0,
             unseen: false,
         }
     }

@@ -62,6 +62,12 @@ impl Cgroup {
         procs.lines().filter_map(|line| line.parse().ok()).filter(|id| *id > 1).collect()
     }
 
+    /// Kills all that are in it at once, those too that are being forked. Kernels before 5.14 have no such file.
+    pub(super) fn kill(&self) {
+        let file = fs::OpenOptions::new().write(true).open(self.0.join("cgroup.kill"));
+        let _ = file.and_then(|mut file| io::Write::write_all(&mut file, b"1"));
+    }
+
     /// Whether the kernel killed any of them for want of memory.
     pub(super) fn ran_out_of_memory(&self) -> bool {
         let events = fs::read_to_string(self.0.join("memory.events")).unwrap_or_default();
@@ -122,5 +128,10 @@ mod tests {
             assert_eq!(cgroup.ran_out_of_memory(), out);
         }
         assert_eq!(cgroup.processes(), [12, 345]);
+        cgroup.kill();
+        assert!(!cgroup.0.join("cgroup.kill").exists(), "an old kernel's has none");
+        fs::write(cgroup.0.join("cgroup.kill"), "").unwrap();
+        cgroup.kill();
+        assert_eq!(fs::read(cgroup.0.join("cgroup.kill")).unwrap(), b"1");
     }
 }

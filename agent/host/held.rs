@@ -123,10 +123,14 @@ impl Held {
                 let of_session = session.map(processes::of_session).unwrap_or_default();
                 cgroup.processes().into_iter().chain(of_session).collect()
             };
-            processes::end(left).await;
+            let survivors = processes::end(left, || cgroup.kill()).await;
+            if !survivors.is_empty() {
+                eprintln!("these could not be ended: {survivors:?}");
+            }
             cgroup.remove();
         }
-        let unseen = || Ended { code: None, at: None, oom_killed: false, left_behind: Vec::new() };
+        let unseen =
+            || Ended { code: None, at: None, oom_killed: false, left_behind: Vec::new(), survivors: 0 };
         let ended = record.ended.get_or_insert_with(unseen).clone();
         Some(Self::new(folder, Order::default(), record, State::Ended(ended)))
     }
@@ -256,9 +260,10 @@ impl Held {
             let at = SystemTime::now();
             let left = || descendants(of.as_ref());
             let left_behind = named(&processes::that_stay(left).await);
-            processes::end(left).await;
+            let kill = || of.iter().for_each(Cgroup::kill);
+            let survivors = processes::end(left, kill).await.len();
             let oom_killed = of.as_ref().is_some_and(Cgroup::ran_out_of_memory);
-            Ended { code: status.map(code), at: Some(at), oom_killed, left_behind }
+            Ended { code: status.map(code), at: Some(at), oom_killed, left_behind, survivors }
         };
         let mut reading = std::pin::pin!(self.output.read(out, err));
         let mut ended = std::pin::pin!(ended);
@@ -304,8 +309,10 @@ impl Held {
     }
 
     /// Sends a signal to its process group; SIGKILL to all that it started, wherever they are. `false` if it does not
-    /// run.
-    pub(super) fn signal(&self, signal: Signal) -> bool {
+    /// run. Its launcher is waited for: a signal to that might be lost on the way to the command.
+    pub(super) async fn signal(&self, signal: Signal) -> bool {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| *state != State::Starting).await;
         let Some(session) = self.record().session.filter(|_| *self.state.borrow() == State::Running) else {
             return false;
         };
@@ -320,7 +327,7 @@ impl Held {
     /// Ends it, if it runs, and forgets everything.
     pub(super) async fn remove(&self) {
         let mut state = self.state.subscribe();
-        if self.signal(Signal::SIGKILL) {
+        if self.signal(Signal::SIGKILL).await {
             let over = state.wait_for(|state| *state != State::Running);
             let _ = timeout(CLOSE * 2, over).await;
         }
@@ -366,4 +373,26 @@ fn named(left: &[i32]) -> Vec<String> {
 fn code(status: ExitStatus) -> i64 {
     let signal = || 128 + status.signal().unwrap_or_default();
     status.code().unwrap_or_else(signal).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_that_comes_while_the_launcher_is_at_work_comes_to_the_command() {
+        use std::os::unix::process::CommandExt;
+        let folder = tempfile::tempdir().unwrap();
+        let held = Held::create(folder.path(), "id".into(), "name".into(), "boot".into(), Order::default());
+        assert!(!held.signal(Signal::SIGTERM).await, "it was not started");
+        let mut command = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        held.record.lock().unwrap().session = Some(command.id().try_into().unwrap());
+        held.state.send_replace(State::Starting);
+        let mut signalling = Box::pin(held.signal(Signal::SIGTERM));
+        assert!(timeout(Duration::from_millis(20), &mut signalling).await.is_err());
+        assert!(command.try_wait().unwrap().is_none(), "nothing was sent");
+        held.state.send_replace(State::Running);
+        assert!(signalling.await);
+        assert_eq!(command.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
+    }
 }

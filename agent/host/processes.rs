@@ -3,18 +3,14 @@
 //! A shim is a child subreaper, so that all of them are its descendants, however often they forked. Source: prctl(2),
 //! proc_pid_stat(5).
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use nix::{
     errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// For who is about to go anyway.
 const STAY: Duration = Duration::from_millis(200);
@@ -95,24 +91,39 @@ pub(super) async fn that_stay(find: impl Fn() -> Vec<i32>) -> Vec<i32> {
     }
 }
 
-/// Ends all that `find` finds, again and again, since they may fork: by SIGTERM, then by SIGKILL.
-pub(super) async fn end(find: impl Fn() -> Vec<i32>) {
-    for (by, patience) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, KILLED)] {
-        let until = Instant::now() + patience;
-        let mut told = Vec::new();
-        loop {
-            let left = find();
-            if left.is_empty() {
-                return;
-            }
-            if Instant::now() >= until {
-                break;
-            }
-            let news: Vec<_> = left.iter().copied().filter(|id| !told.contains(id)).collect();
-            signal(&news, by);
-            told.extend(news);
-            sleep(LOOK).await;
+/// Ends all that `find` finds, again and again, since they may fork: by SIGTERM, then by `kill` and SIGKILL.
+/// Answers who is left all the same.
+pub(super) async fn end(find: impl Fn() -> Vec<i32>, kill: impl Fn()) -> Vec<i32> {
+    let mut told = Vec::new();
+    let ask = |left: &[i32]| {
+        let news: Vec<_> = left.iter().copied().filter(|id| !told.contains(id)).collect();
+        signal(&news, Signal::SIGTERM);
+        told.extend(news);
+    };
+    if until_gone(&find, GRACE, ask).await.is_empty() {
+        return Vec::new();
+    }
+    let kill = |left: &[i32]| {
+        kill();
+        signal(left, Signal::SIGKILL);
+    };
+    until_gone(&find, KILLED, kill).await
+}
+
+/// Does something to all that `find` finds until there are none, and answers who is left after so long.
+async fn until_gone(
+    find: &impl Fn() -> Vec<i32>,
+    patience: Duration,
+    mut act: impl FnMut(&[i32]),
+) -> Vec<i32> {
+    let until = Instant::now() + patience;
+    loop {
+        let left = find();
+        if left.is_empty() || Instant::now() >= until {
+            return left;
         }
+        act(&left);
+        sleep(LOOK).await;
     }
 }
 
@@ -149,6 +160,21 @@ mod tests {
         ] {
             assert_eq!(read(line), read_as, "{line}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_be_ended_is_told() {
+        // No process has this number (proc(5), pid_max).
+        let nobody = 1 << 23;
+        let kills = std::cell::Cell::new(0);
+        let kill = || kills.set(kills.get() + 1);
+        assert_eq!(end(|| vec![nobody], kill).await, [nobody]);
+        assert!(
+            kills.get() > 50,
+            "{} times: those that fork are to be killed as often as they do",
+            kills.get()
+        );
+        assert_eq!(end(Vec::new, || panic!("there is nobody")).await, [0; 0]);
     }
 
     #[test]

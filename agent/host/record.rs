@@ -50,6 +50,9 @@ pub(super) struct Ended {
     pub(super) oom_killed: bool,
     /// Processes that went on after it, and were ended, for people.
     pub(super) left_behind: Vec<String>,
+    /// How many of them, or of their own, could not be ended.
+    #[serde(default)]
+    pub(super) survivors: usize,
 }
 
 impl Record {

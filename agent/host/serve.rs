@@ -1,7 +1,7 @@
 //! The shim's socket: the part of the Engine's API that the agent uses, of one container that is a command.
 //!
 //! Source: docs.docker.com/reference/api/engine; what is not in it, as the agent wants it: `POST /exit`, and in an
-//! inspect's `State` the fields `LeftBehind` and `Unseen`.
+//! inspect's `State` the fields `LeftBehind`, `Survivors` and `Unseen`.
 
 use std::{
     convert::Infallible,
@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use nix::{fcntl::OFlag, sys::signal::Signal};
 use reqwest::Url;
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::UnixListener};
+use tokio::{io::AsyncWriteExt, net::UnixListener, time::sleep};
 
 use super::{
     held::{Held, Order, Start, State},
@@ -42,6 +42,9 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 /// The longest file that is handed out: a result has less.
 const LONGEST_FILE: u64 = 1 << 20;
 
+/// After a connection that could not be taken.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 type Body = Either<Full<Bytes>, Channel<Bytes>>;
 type Answer = Result<Response<Body>, Refused>;
 
@@ -51,8 +54,15 @@ struct Refused(StatusCode, String);
 /// Takes connections until it is dropped.
 pub(super) async fn accept(shim: &Arc<Shim>, listener: &UnixListener) {
     loop {
-        // An error is of the connection that was about to come.
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // Of the connection that was about to come; or there are no more files, until another one closes.
+            Err(error) => {
+                eprintln!("a connection was not taken: {error}");
+                sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
         let shim = Arc::clone(shim);
         tokio::spawn(async move {
             let service = service_fn(|request| {
@@ -109,7 +119,7 @@ async fn route(shim: &Arc<Shim>, request: Request<Incoming>) -> Answer {
         (&Method::POST, ["containers", id, "wait"]) => held(id)
             .map(|held| wait(held, query("condition").is_some_and(|condition| condition == "next-exit"))),
         (&Method::POST, ["containers", id, "kill"]) => {
-            kill(&*held(id)?, &query("signal").unwrap_or_default())
+            kill(&*held(id)?, &query("signal").unwrap_or_default()).await
         }
         (&Method::GET, ["containers", id, "logs"]) => {
             let since = query("since").and_then(|since| moment(&since)).unwrap_or_default();
@@ -166,6 +176,7 @@ fn inspect(held: &Held) -> Response<Body> {
             "StartedAt": time(record.started_at),
             "FinishedAt": time(ended.and_then(|ended| ended.at)),
             "LeftBehind": ended.map(|ended: &Ended| &ended.left_behind),
+            "Survivors": ended.map_or(0, |ended| ended.survivors),
             "Unseen": ended.is_some_and(|ended| ended.code.is_none()),
         },
     });
@@ -233,9 +244,9 @@ fn wait(held: Arc<Held>, for_next: bool) -> Response<Body> {
     })
 }
 
-fn kill(held: &Held, signal: &str) -> Answer {
+async fn kill(held: &Held, signal: &str) -> Answer {
     let signal = Signal::from_str(signal).map_err(|_| bad(format!("{signal} is no signal")))?;
-    match held.signal(signal) {
+    match held.signal(signal).await {
         true => Ok(empty(StatusCode::NO_CONTENT)),
         false => Err(Refused(StatusCode::CONFLICT, "the command is not running".to_owned())),
     }

@@ -193,13 +193,33 @@ impl Settled {
         }
     }
 
-    /// A command's processes that went on after it are told, since they were ended.
+    /// A command's processes that went on after it are told, and what became of them.
     fn with_left_behind(&self, mut verdict: Verdict) -> Verdict {
-        let left = self.look.state.as_ref().and_then(|state| state.left_behind.as_ref());
-        let left = left.map(|left| left.join(", ")).unwrap_or_default();
-        if !left.is_empty() {
-            verdict.message += &format!("; it left processes behind, which were ended: {left}");
+        if let Some(state) = &self.look.state {
+            verdict.message += &told_of(state.left_behind.as_deref().unwrap_or_default(), state.survivors);
         }
         verdict
+    }
+}
+
+fn told_of(left_behind: &[String], survivors: u64) -> String {
+    let left = left_behind.join(", ");
+    match (left_behind, survivors) {
+        ([], 0) => String::new(),
+        (_, 0) => format!("; it left processes behind, which were ended: {left}"),
+        _ => format!("; it left processes behind, of which {survivors} could not be ended: {left}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_left_behind_is_told_with_what_became_of_them() {
+        let left = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(told_of(&[], 0), "");
+        assert_eq!(told_of(&left, 0), "; it left processes behind, which were ended: a, b");
+        assert_eq!(told_of(&left, 1), "; it left processes behind, of which 1 could not be ended: a, b");
     }
 }
