@@ -6,7 +6,7 @@ use super::{
     Bench,
     engine::Events,
     log::{self, humantime_bytes},
-    mebibytes, millis,
+    mebibytes, millis_from,
     results::{PlotKind, Results, Unit, median},
     vm::{Order, Vm},
 };
@@ -115,6 +115,6 @@ async fn cost(
     let (died, (told, peak, cpu)) = tokio::try_join!(events.next("die", PATIENCE), told)?;
     vm.accepted(PATIENCE).await?;
     vm.ended().await?;
-    let after_exit = millis(told - died.told.into_std());
+    let after_exit = millis_from(died.told.into_std(), told);
     Ok(Cost { peak: mebibytes(peak), cpu: cpu.as_secs_f64(), after_exit })
 }

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Bench,
     engine::Events,
-    millis, program,
+    millis, millis_from, program,
     results::{Results, Unit, median, ratios},
     vm::{Order, Vm},
 };
@@ -77,7 +77,7 @@ async fn by_agent(bench: &Bench, command: &str, events: &mut Events) -> io::Resu
     let run = Run {
         whole: millis(accepted - vm.started),
         first_request: millis(first_request),
-        after_exit: millis(accepted - died.told.into_std()),
+        after_exit: millis_from(died.told.into_std(), accepted),
     };
     vm.ended().await?;
     Ok(run)

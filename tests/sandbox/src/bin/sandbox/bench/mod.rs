@@ -22,7 +22,7 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tempfile::TempDir;
@@ -208,6 +208,11 @@ async fn within<T>(what: &str, patience: Duration, future: impl Future<Output = 
 /// In milliseconds.
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+/// From one moment to another in milliseconds; less than nothing if that came first.
+fn millis_from(one: Instant, to: Instant) -> f64 {
+    millis(to.saturating_duration_since(one)) - millis(one.saturating_duration_since(to))
 }
 
 /// In mebibytes.
