@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::{http, progress::Stream};
 
-/// Read at once: the Engine copies in pieces of 32 KiB.
+/// Read at once: the Engine copies in pieces of 32 KiB. Twice and four times as much took the same time (for 512 MiB).
 const BUFFER: usize = 64 << 10;
 const HEADER: usize = 8;
 
