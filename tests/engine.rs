@@ -106,6 +106,16 @@ async fn a_success_is_told_when_the_engines_events_have_it_whatever_becomes_of_t
 }
 
 #[tokio::test]
+async fn a_label_that_looks_like_an_exit_code_is_none() {
+    let engine = EngineProxy::start(&[]);
+    for (label, code) in [(0, 3), (3, 0)] {
+        let command = format!("docker run --label exitCode={label} IMAGE exit {code}");
+        let report = told_through(&engine, &command).await;
+        assert_eq!(report["exitCode"], code, "{report:#}");
+    }
+}
+
+#[tokio::test]
 async fn without_the_engines_events_every_end_is_told_all_the_same() {
     for fault in [
         Fault::Close,

@@ -171,6 +171,20 @@ async fn an_engine_that_hangs_at_the_start_or_at_a_take_over_does_not_hold_up_th
 }
 
 #[tokio::test]
+async fn an_engine_that_was_slow_once_is_not_given_up_while_the_job_has_its_grace() {
+    let (shared, proxy) = (Shared::folder(), EngineProxy::start(&[("/kill", Fault::Hang)]));
+    let (command, host) =
+        (shared.command("ignore-term file /vm/up x pause 9000 exit 5"), proxy.docker_host());
+    let (attributes, environment) = ([AN_HOUR_OF_GRACE], [("DOCKER_HOST", &*host)]);
+    let given = Given { attributes: &attributes, environment: &environment, ..GIVEN };
+    let agent = start(Given { command: &command, ..given }).await;
+    shared.passed("up").await;
+    agent.signal("TERM");
+    let report = agent.ended().await.report();
+    assert_eq!((&report["reason"], &report["exitCode"]), (&"Stopped".into(), &5.into()), "{report:#}");
+}
+
+#[tokio::test]
 async fn an_engine_that_hangs_at_the_removal_does_not_hold_up_the_agents_end() {
     let proxy = EngineProxy::start(&[("DELETE", Fault::Hang); 99]);
     let host = proxy.docker_host();

@@ -1,9 +1,10 @@
 //! A container's end, from the first word that the Engine has of it.
 //!
-//! A wait is answered once the container's network and disk are taken down, and so is an inspect: 40 to 60 ms after
-//! the end, under the container's lock (FACTS). The Engine's events tell the end before that. They are believed where
-//! a job succeeded, of which there is nothing more to be asked; whether memory ran out of one that failed may be known
-//! later than its end.
+//! Up to Docker 20.10 at least a wait is answered once the container's network and disk are taken down, and so is an
+//! inspect: 40 to 60 ms after the end, under the container's lock; the events tell the end before that (FACTS). Newer
+//! Engines tell it after the wait, and there the wait is what counts. The events are believed where a job succeeded,
+//! of which there is nothing more to be asked; whether memory ran out of one that failed may be known later than its
+//! end.
 
 use std::{
     future::pending,
@@ -18,7 +19,7 @@ use super::{Container, ContainerState, EngineError, QUICK, call};
 
 /// An event of a container is a few hundred bytes; labels make it longer.
 const LONGEST_EVENT: usize = 256 << 10;
-/// For the Engine to listen to; without its events the end is told a moment later.
+/// For the Engine to begin to tell its events, which the start waits for; without them the end is told a moment later.
 const NEWS: Duration = Duration::from_secs(2);
 
 /// The next end of a container, asked for and not yet told.
@@ -71,7 +72,7 @@ impl Container {
         let filters = serde_json::json!({ "container": [self.id], "event": ["start", "die"] }).to_string();
         let request = self.engine.request(Method::GET, "/events", &[("filters", &filters)]);
         let answer = call("listening to the container's events", NEWS, request).await?;
-        Ok(News { answer, unread: Vec::new() })
+        Ok(News { container: self.id.clone(), answer, unread: Vec::new() })
     }
 }
 
@@ -127,6 +128,7 @@ async fn code_of(waited: Response) -> Result<i64, EngineError> {
 /// The container's start and end as the Engine's events tell them.
 #[derive(Debug)]
 struct News {
+    container: String,
     answer: Response,
     unread: Vec<u8>,
 }
@@ -145,14 +147,15 @@ struct Happened {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Actor {
+    #[serde(rename = "ID")]
+    id: String,
     attributes: Attributes,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Attributes {
-    #[serde(default)]
-    exit_code: String,
+    exit_code: Option<String>,
 }
 
 impl News {
@@ -162,9 +165,12 @@ impl News {
         loop {
             let event = self.next().await?;
             let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(event.nanoseconds);
-            match event.action.as_str() {
-                "start" => started_at = Some(at),
-                "die" if event.actor.attributes.exit_code == "0" => {
+            match (event.action.as_str(), event.actor.attributes.exit_code.as_deref()) {
+                _ if event.actor.id != self.container => return None,
+                // The Engine lays the container's labels over an event's own attributes (seen on 20.10): a start has
+                // no exit code but by a label, which then hides that of the end.
+                ("start", None) => started_at = Some(at),
+                ("die", Some("0")) => {
                     return started_at
                         .map(|start| Lifetime { started_at: start, finished_at: at.max(start) });
                 }

@@ -222,6 +222,7 @@ impl Held {
         let orders = serde_json::to_vec(&self.orders(cgroup)).unwrap_or_default();
         let answer = tokio::task::spawn_blocking(move || {
             ours.set_read_timeout(Some(LAUNCHED))?;
+            ours.set_write_timeout(Some(LAUNCHED))?;
             ours.write_all(&orders)?;
             ours.shutdown(Shutdown::Write)?;
             let mut answer = Vec::new();

@@ -191,9 +191,10 @@ impl Hand<'_> {
         };
         let why = match timeout(SEND, sending).await {
             Ok(Err(error)) if error.may_pass() => http::chain(&error),
-            // A container that is not running ended just now.
+            // A container that is not running ended just now. Either way the Engine has answered.
             Ok(_) => {
                 self.unsent = None;
+                self.away.send_replace(None);
                 return;
             }
             Err(_) => "the Engine does not answer (sending a signal to the container)".to_owned(),
