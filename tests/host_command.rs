@@ -28,6 +28,8 @@ const PRIVILEGED: [&str; 4] =
     ["--pid=host", "--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--security-opt=seccomp=unconfined"];
 /// From the command's end to its report, though somebody holds its pipes.
 const HELD_UP_AT_MOST: Duration = Duration::from_secs(8);
+/// Of a chain of processes; they take some seconds, and there is one at a time.
+const LINKS: u32 = 4_000;
 
 #[tokio::test]
 async fn a_command_finds_a_clean_environment_and_a_folder_of_its_own() {
@@ -104,6 +106,26 @@ async fn whoever_is_left_behind_is_named_and_ended_and_holds_nothing_up() {
         assert_eq!((&report["reason"], &report["logs"]["tail"]), (&json!("Completed"), &json!("out\n")));
         assert_eq!(running(named), [""; 0], "{command}");
     }
+}
+
+#[tokio::test]
+async fn processes_that_are_gone_before_they_are_looked_up_are_ended_and_told_all_the_same() {
+    // One after the other, so that there are hardly two at once: each begins the next, and is gone. Left alone they end
+    // by themselves after some seconds, and leave a file.
+    let shared = Shared::folder();
+    let at_its_end = shared.path("at-its-end");
+    let link = format!("[ $1 -gt 0 ] || exec touch {at_its_end}; sh -c \"$0\" \"$0\" $(($1 - 1)) &");
+    let command = format!("trap '' TERM; sh -c '{link}' '{link}' {LINKS} & echo out");
+    let begun = Instant::now();
+    let report = run_on_host(&command).await;
+    assert!(begun.elapsed() < HELD_UP_AT_MOST, "{:?}", begun.elapsed());
+    let message = report["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("the job completed; it left processes behind, which were ended: "),
+        "{message}"
+    );
+    assert_eq!(running(&format!("sh -c .*{at_its_end}.*")), [""; 0], "{message}");
+    assert!(!Path::new(&at_its_end).exists(), "they ended by themselves");
 }
 
 #[tokio::test]
@@ -240,33 +262,50 @@ async fn where_there_is_no_docker_nothing_asks_for_it() {
 }
 
 #[tokio::test]
-async fn a_command_that_is_killed_for_want_of_memory_is_told_so() {
-    // A cgroup v2 of the test's own, which only looks like one: the kernel does not count in it.
+async fn what_its_cgroup_tells_of_a_command_is_in_the_report() {
+    // No process has this number (proc(5), pid_max): it stays in the cgroup's list whatever is done.
+    let stays = "4194304";
+    for (file, text, reason, told, killed) in [
+        ("memory.events", "oom 1\noom_kill 1\n", "OOMKilled", "memory", false),
+        ("cgroup.procs", stays, "Error", "; it left processes behind, of which 1 could not be ended: ", true),
+    ] {
+        let (_vm, cgroups) = cgroups();
+        let script = "mount --bind \"$0\" /sys/fs/cgroup && exec \"$@\"";
+        let under =
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, cgroups.to_str().unwrap()];
+        let shared = Shared::folder();
+        let command = format!(
+            "touch {}; while [ ! -e {} ]; do sleep 0.05; done; exit 1",
+            shared.path("up"),
+            shared.path("go")
+        );
+        let mut agent = start(Given { command: &command, under: &under, ..ON_HOST }).await;
+        let id = agent.says("the job runs").await["container"].as_str().unwrap().to_owned();
+        shared.passed("up").await;
+        let cgroup = cgroups.join("longrun").join(id);
+        let joined = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
+        assert_eq!(joined, "0", "the command joins it itself");
+        fs::write(cgroup.join("cgroup.kill"), "").unwrap();
+        fs::write(cgroup.join(file), text).unwrap();
+        shared.let_pass("go");
+        let report = agent.ended().await.report();
+        assert_eq!((&report["reason"], &report["exitCode"]), (&json!(reason), &json!(1)), "{report:#}");
+        let message = report["message"].as_str().unwrap();
+        assert!(message.contains(told), "{message}");
+        let kills = fs::read_to_string(cgroup.join("cgroup.kill")).unwrap();
+        assert_eq!(!kills.is_empty(), killed, "{file}: {kills}");
+    }
+}
+
+/// A cgroup v2 of the test's own, which only looks like one: the kernel neither counts nor kills in it.
+fn cgroups() -> (TempDir, PathBuf) {
     let vm = tempfile::tempdir().unwrap();
     let cgroups = vm.path().join("cgroups");
     fs::create_dir(&cgroups).unwrap();
     for (file, text) in [("cgroup.controllers", "cpu memory\n"), ("cgroup.subtree_control", "")] {
         fs::write(cgroups.join(file), text).unwrap();
     }
-    let script = "mount --bind \"$0\" /sys/fs/cgroup && exec \"$@\"";
-    let under =
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, cgroups.to_str().unwrap()];
-    let shared = Shared::folder();
-    let command = format!(
-        "touch {}; while [ ! -e {} ]; do sleep 0.05; done; exit 1",
-        shared.path("up"),
-        shared.path("go")
-    );
-    let mut agent = start(Given { command: &command, under: &under, ..ON_HOST }).await;
-    let id = agent.says("the job runs").await["container"].as_str().unwrap().to_owned();
-    shared.passed("up").await;
-    let cgroup = cgroups.join("longrun").join(id);
-    let joined = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
-    assert_eq!(joined, "0", "the command joins it itself");
-    fs::write(cgroup.join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
-    shared.let_pass("go");
-    let report = agent.ended().await.report();
-    assert_eq!((&report["reason"], &report["exitCode"]), (&json!("OOMKilled"), &json!(1)), "{report:#}");
+    (vm, cgroups)
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 //! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read, Write},
     net::Shutdown,
     os::{
@@ -32,7 +32,7 @@ use super::{
     launch::{self, Launch, Refusal},
     log::{self, Log},
     output::Output,
-    processes,
+    processes::{self, Left, Seen},
     record::{Ended, Record},
 };
 
@@ -42,6 +42,8 @@ const CLOSE: Duration = Duration::from_secs(5);
 const LAUNCHED: Duration = Duration::from_secs(30);
 /// Of those who were left behind, so many are named.
 const MOST_NAMED: usize = 10;
+/// Looks that find nobody, until there is nobody.
+const LOOKS: usize = 3;
 
 /// A create call's body, as `job::HostCommand` writes it, with what the agent adds. It may hold secrets.
 #[derive(Default, Deserialize)]
@@ -119,13 +121,10 @@ impl Held {
             let is_ours =
                 |session: &i32| processes::began(*session).is_none_or(|began| Some(began) == record.began);
             let session = record.session.filter(is_ours);
-            let left = || {
-                let of_session = session.map(processes::of_session).unwrap_or_default();
-                cgroup.processes().into_iter().chain(of_session).collect()
-            };
-            let survivors = processes::end(left, || cgroup.kill()).await;
-            if !survivors.is_empty() {
-                eprintln!("these could not be ended: {survivors:?}");
+            let left = OfLostShim { session, cgroup: &cgroup };
+            match processes::end(&left).await {
+                0 => {}
+                survivors => eprintln!("{survivors} processes of the command could not be ended"),
             }
             cgroup.remove();
         }
@@ -259,10 +258,9 @@ impl Held {
             let mut exit = self.exit.subscribe();
             let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status).flatten();
             let at = SystemTime::now();
-            let left = || descendants(of.as_ref());
-            let left_behind = named(&processes::that_stay(left).await);
-            let kill = || of.iter().for_each(Cgroup::kill);
-            let survivors = processes::end(left, kill).await.len();
+            let left = OfShim(of.as_ref());
+            let left_behind = processes::that_stay(&left).await.map(|left| named(&left)).unwrap_or_default();
+            let survivors = processes::end(&left).await;
             let oom_killed = of.as_ref().is_some_and(Cgroup::ran_out_of_memory);
             Ended { code: status.map(code), at: Some(at), oom_killed, left_behind, survivors }
         };
@@ -320,7 +318,7 @@ impl Held {
         // A group that is gone is about to be reaped.
         let _ = killpg(Pid::from_raw(session), signal);
         if signal == Signal::SIGKILL {
-            processes::signal(&descendants(Some(&Cgroup::of(&self.record().id))), signal);
+            processes::kill_once(&OfShim(Some(&Cgroup::of(&self.record().id))));
         }
         true
     }
@@ -354,18 +352,60 @@ impl Held {
 }
 
 /// All that descend from this shim, and all in the command's cgroup.
-fn descendants(cgroup: Option<&Cgroup>) -> Vec<i32> {
-    let mut all = processes::descendants(std::process::id().try_into().unwrap_or(i32::MAX));
-    all.extend(cgroup.map(Cgroup::processes).unwrap_or_default());
-    all.sort_unstable();
-    all.dedup();
-    all
+struct OfShim<'a>(Option<&'a Cgroup>);
+
+impl Left for OfShim<'_> {
+    fn find(&self) -> Vec<Seen> {
+        let descendants = processes::descendants(std::process::id().try_into().unwrap_or(i32::MAX));
+        with_those_in(self.0, descendants)
+    }
+
+    fn is_nobody(&self) -> bool {
+        processes::has_no_children() && self.0.is_none_or(|cgroup| cgroup.processes().is_empty())
+    }
+
+    fn kill(&self) {
+        self.0.iter().for_each(|cgroup| cgroup.kill());
+    }
 }
 
-fn named(left: &[i32]) -> Vec<String> {
-    let mut named: Vec<_> = left.iter().take(MOST_NAMED).map(|id| processes::name(*id)).collect();
+/// All of a command whose shim was lost, and with it the way from parent to child.
+struct OfLostShim<'a> {
+    session: Option<i32>,
+    cgroup: &'a Cgroup,
+}
+
+impl Left for OfLostShim<'_> {
+    fn find(&self) -> Vec<Seen> {
+        with_those_in(Some(self.cgroup), self.session.map(processes::of_session).unwrap_or_default())
+    }
+
+    fn is_nobody(&self) -> bool {
+        // One look may fall between a process that is gone and the one that it forked.
+        (0..LOOKS).all(|_| self.find().is_empty())
+    }
+
+    fn kill(&self) {
+        self.cgroup.kill();
+    }
+}
+
+/// Who was moved into the cgroup may have a group with others.
+fn with_those_in(cgroup: Option<&Cgroup>, mut found: Vec<Seen>) -> Vec<Seen> {
+    let known: BTreeSet<_> = found.iter().map(|seen| seen.id).collect();
+    let inside = cgroup.map(Cgroup::processes).unwrap_or_default();
+    let others = inside.into_iter().filter(|id| !known.contains(id));
+    found.extend(others.map(|id| Seen { id, group: None }));
+    found
+}
+
+fn named(left: &[Seen]) -> Vec<String> {
+    let mut named: Vec<_> = left.iter().take(MOST_NAMED).map(|seen| processes::name(seen.id)).collect();
     if left.len() > MOST_NAMED {
         named.push(format!("{} more", left.len() - MOST_NAMED));
+    }
+    if named.is_empty() {
+        named.push("some that are gone whenever they are looked up".to_owned());
     }
     named
 }
