@@ -19,9 +19,6 @@ use super::{
 const START: Duration = Duration::from_secs(600);
 /// From the Engine's word of the last start until that job reads the pipe.
 const SETTLE: Duration = Duration::from_secs(5);
-/// For the slowest retry after the outage: the longest pause is a minute.
-const PATIENCE: Duration = Duration::from_secs(300);
-
 pub(super) async fn measure(bench: &Bench, results: &mut Results) -> io::Result<()> {
     let gate = Gate::new(bench.folder.path())?;
     let vms = boot(bench, &gate).await?;
@@ -31,13 +28,11 @@ pub(super) async fn measure(bench: &Bench, results: &mut Results) -> io::Result<
     tokio::time::sleep(bench.scale.outage).await;
     vms.iter().for_each(|vm| vm.sandbox.set_callback_outage(false));
     let over = Instant::now();
-    for vm in &vms {
-        vm.accepted(PATIENCE).await?;
-    }
-    let calls: Vec<_> = vms.iter().flat_map(|vm| vm.sandbox.calls()).collect();
-    let unlike_one = vms.iter().filter(|vm| vm.sandbox.reports().len() != 1).count();
+    let (mut calls, mut unlike_one) = (Vec::new(), 0);
     for vm in vms {
-        vm.ended().await?;
+        let sandbox = vm.gone().await?;
+        calls.extend(sandbox.calls());
+        unlike_one += usize::from(sandbox.reports().len() != 1);
     }
     tell(bench, released, over, &calls, unlike_one, results);
     Ok(())
@@ -83,11 +78,9 @@ fn tell(
     results: &mut Results,
 ) {
     let agents = bench.scale.crowd;
-    let second = |at: Instant| at.saturating_duration_since(released).as_secs() as usize;
-    let mut seconds = vec![0_u32; calls.iter().map(|call| second(call.at) + 1).max().unwrap_or_default()];
-    calls.iter().for_each(|call| seconds[second(call.at)] += 1);
-    let (outage, end) = (bench.scale.outage.as_secs(), second(over));
-    let busiest = seconds[(end + 1).min(seconds.len())..].iter().copied().max().unwrap_or_default();
+    let (seconds, after) = (by_second(calls, released), by_second(calls, over));
+    let outage = bench.scale.outage.as_secs();
+    let busiest = after.iter().copied().max().unwrap_or_default();
     results.add(
         &format!("agents of {agents} at once whose report was not accepted just once"),
         unlike_one as f64,
@@ -101,10 +94,21 @@ fn tell(
         Unit::Percent,
         // As even as can be, over the longest pause's half minute, were 3.3.
         15.0,
-        format!("{busiest} of {agents}; the last report came {} s after the outage", seconds.len() - 1 - end),
+        format!("{busiest} of {agents}; the last report came {} s after the outage", after.len() - 1),
     );
     let points =
         seconds.iter().enumerate().map(|(second, calls)| (second as f64, f64::from(*calls))).collect();
     let title = format!("tries of {agents} agents; no callback for {outage} s");
     results.plot([&title, "s after the jobs' end", "tries a second"], PlotKind::Bars, points);
+}
+
+/// How many calls came in each second from a moment on.
+fn by_second(calls: &[sandbox::Call], from: Instant) -> Vec<u32> {
+    let mut seconds = vec![0];
+    for since in calls.iter().filter_map(|call| call.at.checked_duration_since(from)) {
+        let second = since.as_secs() as usize;
+        seconds.resize(seconds.len().max(second + 1), 0);
+        seconds[second] += 1;
+    }
+    seconds
 }

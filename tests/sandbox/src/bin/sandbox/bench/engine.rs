@@ -22,7 +22,7 @@ pub(crate) struct Engine {
     pub(crate) image: String,
     /// dockerd.
     pub(crate) process: Process,
-    label: String,
+    pub(crate) label: String,
 }
 
 impl Engine {
@@ -118,7 +118,7 @@ impl Events {
             let told = Instant::now();
             let event: Value = serde_json::from_str(&line)?;
             if event["Action"] == action {
-                let container = event["id"].as_str().unwrap_or_default().to_owned();
+                let container = event["Actor"]["ID"].as_str().unwrap_or_default().to_owned();
                 let at = event["timeNano"].as_f64().unwrap_or_default() / 1e9;
                 return Ok(Event { container, told, at });
             }
@@ -128,7 +128,9 @@ impl Events {
     /// Passes over what was told already.
     pub(crate) async fn catch_up(&mut self) -> io::Result<()> {
         while let Ok(line) = timeout(Duration::from_millis(20), self.0.next_line()).await {
-            line?;
+            if line?.is_none() {
+                return Err(io::Error::other("the Engine's events ended"));
+            }
         }
         Ok(())
     }

@@ -20,8 +20,11 @@ pub(super) async fn measure(bench: &Bench, results: &mut Results) -> io::Result<
     let size = fs::metadata(&bench.agent)?.len();
     results.add("the binary", mebibytes(size), Unit::Mebibytes, 4.5, format!("{size} bytes, static"));
     let mut gzip = tokio::process::Command::new("gzip");
-    let packed =
-        within("gzip", PATIENCE, gzip.arg("-c").arg(&bench.agent).output()).await??.stdout.len() as u64;
+    let packed = within("gzip", PATIENCE, gzip.arg("-c").arg(&bench.agent).output()).await??;
+    if !packed.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&packed.stderr).into_owned()));
+    }
+    let packed = packed.stdout.len() as u64;
     results.add(
         "the image as it is pulled",
         mebibytes(packed),

@@ -103,7 +103,7 @@ fn tell(rounds: &Rounds, results: &mut Results) {
         detail(&rounds.script),
     );
     results.add_median(
-        "… by `docker run --rm` alone, which reports nothing",
+        "… by `docker run --rm` alone, which reports nothing, and removes the container",
         ratios(&whole, &rounds.docker),
         Unit::Ratio,
         1.0,

@@ -81,11 +81,11 @@ async fn with_agent(bench: &Bench, events: &mut Events, words: &str) -> io::Resu
     let command = bench.engine.run("--rm", words);
     let cloud = |cloud: sandbox::Builder| cloud.secret("token", "kept by nobody but us");
     let order = Order { command: &command, attributes: &[SECRET], cloud };
+    let before = children()?;
     let vm = Vm::boot(&bench.agent, order).await?;
     let (wall, _) = tokio::try_join!(wall(events), vm.accepted(PATIENCE))?;
-    let reader = vm.process()?.cpu()?.as_secs_f64();
     vm.ended().await?;
-    Ok((wall, reader))
+    Ok((wall, children()? - before))
 }
 
 async fn with_docker(bench: &Bench, events: &mut Events, words: &str, read: bool) -> io::Result<(f64, f64)> {
@@ -127,7 +127,9 @@ fn tell(bench: &Bench, rounds: &Rounds, results: &mut Results) {
         let detail = format!("{:.2} s by {:.2} s, medians of {count}", median(&this), median(&that));
         results.add_median(what, ratios(&this, &that), Unit::Ratio, target, detail);
     };
-    let cpu = format!("CPU to follow {size} of lines, all features on, by `docker logs -f`");
+    let cpu = format!(
+        "CPU to follow {size} of lines, with counts, tail and a secret looked for, by `docker logs -f`"
+    );
     add(&cpu, |run| run.reader, &rounds.docker_logs, 0.1);
     add("… the Engine's own CPU meanwhile", |run| run.engine, &rounds.docker_logs, 0.5);
     let wall = format!("the job's own time while it prints {size}, by the same without a reader");

@@ -88,7 +88,7 @@ const WHOLE: Scale = Scale {
     log_sizes: &[1_000_000, 100_000_000, 1_000_000_000, 10_000_000_000],
     line_bytes: 1_000_000_000,
     lengths: &[Duration::ZERO, Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(100)],
-    idle: Duration::from_secs(300),
+    idle: Duration::from_secs(180),
     crowd: 200,
     outage: Duration::from_secs(30),
 };
@@ -107,10 +107,15 @@ const QUICK: Scale = Scale {
 
 /// Measures, and prints what came out.
 pub(crate) async fn run(options: &Options) -> io::Result<()> {
+    if let Some(results) = &options.results {
+        fs::create_dir_all(results)
+            .map_err(|error| io::Error::other(format!("{}: {error}", results.display())))?;
+    }
     let folder = tempfile::tempdir()?;
     let engine = Engine::new().await?;
     let agent = match &options.agent {
-        Some(agent) => agent.clone(),
+        Some(agent) => fs::canonicalize(agent)
+            .map_err(|error| io::Error::other(format!("--agent {}: {error}", agent.display())))?,
         None => agent_of_image(&engine, folder.path()).await?,
     };
     let scale = if options.quick { QUICK } else { WHOLE };
@@ -122,7 +127,6 @@ pub(crate) async fn run(options: &Options) -> io::Result<()> {
     removed?;
     view::print(&results.table());
     if let Some(folder) = &options.results {
-        fs::create_dir_all(folder)?;
         fs::write(folder.join("results.json"), serde_json::to_string_pretty(&results)? + "\n")?;
         fs::write(folder.join("results.svg"), plot::picture(&results)?)?;
         view::say(&format!("written: results.json and results.svg in {}", folder.display()));
@@ -134,7 +138,7 @@ async fn measure(bench: &Bench, options: &Options) -> io::Result<Results> {
     let mut results = Results::new(machine(&bench.engine).await?, today());
     tokio::select! {
         done = parts(bench, options, &mut results) => done?,
-        _ = tokio::signal::ctrl_c() => return Err(io::Error::other("stopped")),
+        () = crate::stop_asked() => return Err(io::Error::other("stopped")),
     }
     Ok(results)
 }
@@ -158,7 +162,7 @@ async fn parts(bench: &Bench, options: &Options, results: &mut Results) -> io::R
 
 /// The program out of the image, as a file.
 async fn agent_of_image(engine: &Engine, folder: &Path) -> io::Result<PathBuf> {
-    let made = engine.docker(&format!("docker create {IMAGE}")).await;
+    let made = engine.docker(&format!("docker create --label {} {IMAGE}", engine.label)).await;
     let container = made.map_err(|error| {
         io::Error::other(format!(
             "{error}\nbuild what is measured: docker build -t {IMAGE} .   (or give --agent FILE)"

@@ -56,10 +56,8 @@ fn draw_bars(area: &Area<'_>, rows: &[Row]) -> io::Result<()> {
     let bottom = (HEAD + BAR * rows.len() as u32) as i32;
     area.draw(&Text::new("at most", (WANTED_AT, 20), centre)).map_err(drawing)?;
     for (row, y) in rows.iter().zip((HEAD as i32..).step_by(BAR as usize)) {
-        let (colour, share) = match row.target > 0.0 {
-            true => (if row.value > row.target { MISSED } else { GOOD }, row.value / row.target),
-            false => (if row.value > 0.0 { MISSED } else { GOOD }, row.value),
-        };
+        let colour = if row.is_met() { GOOD } else { MISSED };
+        let share = if row.target > 0.0 { row.value / row.target } else { row.value };
         let length = (share.min(1.35) * f64::from(WANTED_AT - BARS_AT)) as i32;
         let (middle, name) = (y + BAR as i32 / 2, row.what.replace('`', ""));
         let label = Text::new(name, (BARS_AT - 70, middle), right(text(12, INK)));

@@ -108,9 +108,14 @@ impl Results {
 }
 
 impl Row {
+    /// Whether it is no more than is wanted; what is no number is not.
+    pub(crate) fn is_met(&self) -> bool {
+        self.value <= self.target
+    }
+
     fn line(&self) -> String {
         let Self { what, value, unit, target, detail, .. } = self;
-        let missed = if value > target { " (missed)" } else { "" };
+        let missed = if self.is_met() { "" } else { " (missed)" };
         format!("| {what} | **{}**{missed} | {} | {detail} |\n", unit.tell(*value), unit.tell(*target))
     }
 }
