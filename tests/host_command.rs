@@ -110,11 +110,12 @@ async fn whoever_is_left_behind_is_named_and_ended_and_holds_nothing_up() {
 
 #[tokio::test]
 async fn processes_that_are_gone_before_they_are_looked_up_are_ended_and_told_all_the_same() {
-    // One after the other, so that there are hardly two at once: each begins the next, and is gone. Left alone they end
+    // One after the other, so that there are hardly two at once: each counts, begins the next, and is gone. Left alone they end
     // by themselves after some seconds, and leave a file.
     let shared = Shared::folder();
     let at_its_end = shared.path("at-its-end");
-    let link = format!("[ $1 -gt 0 ] || exec touch {at_its_end}; sh -c \"$0\" \"$0\" $(($1 - 1)) &");
+    let count = "i=0; while [ $i -lt 500 ]; do i=$((i + 1)); done";
+    let link = format!("{count}; [ $1 -gt 0 ] || exec touch {at_its_end}; sh -c \"$0\" \"$0\" $(($1 - 1)) &");
     let command = format!("trap '' TERM; sh -c '{link}' '{link}' {LINKS} & echo out");
     let begun = Instant::now();
     let report = run_on_host(&command).await;

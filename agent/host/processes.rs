@@ -119,14 +119,20 @@ fn signal(processes: &[Seen], signal: Signal) {
     }
 }
 
-/// Kills all that can be found now. A group is killed as a whole, which nobody escapes by forking: what is forked is in
-/// the group before the signal, or does not come to be (fork(2), kernel/fork.c).
+/// Kills all that can be found now, and all of their groups.
 pub(super) fn kill_once(left: &impl Left) {
+    kill_with(left, &mut BTreeSet::new());
+}
+
+/// Kills all that can be found now, and all of the groups, to which theirs are added. A group is killed as a whole, which
+/// nobody escapes by forking: what is forked is in the group before the signal, or does not come to be (fork(2),
+/// kernel/fork.c). So one look at any of them is enough, though it be an earlier one.
+fn kill_with(left: &impl Left, groups: &mut BTreeSet<i32>) {
     left.kill();
     let found = left.find();
-    let groups: BTreeSet<_> = found.iter().filter_map(|seen| seen.group).collect();
-    for group in groups.into_iter().filter(|group| *group > 1 && *group != getpgrp().as_raw()) {
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    groups.extend(found.iter().filter_map(|seen| seen.group));
+    for group in groups.iter().filter(|group| **group > 1 && **group != getpgrp().as_raw()) {
+        let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL);
     }
     signal(&found, Signal::SIGKILL);
 }
@@ -150,14 +156,18 @@ pub(super) async fn that_stay(left: &impl Left) -> Option<Vec<Seen>> {
 /// Ends all who are left, again and again, since they may fork: by SIGTERM, then by SIGKILL. Answers how many are
 /// there all the same.
 pub(super) async fn end(left: &impl Left) -> usize {
-    let mut told = Vec::new();
+    let mut told: BTreeSet<Seen> = BTreeSet::new();
     let ask = || {
         let mut found = left.find();
-        found.retain(|seen| !told.contains(seen));
+        found.retain(|seen| told.insert(*seen));
         signal(&found, Signal::SIGTERM);
-        told.extend(found);
     };
-    if until_nobody(left, GRACE, ask).await || until_nobody(left, KILLED, || kill_once(left)).await {
+    if until_nobody(left, GRACE, ask).await {
+        return 0;
+    }
+    // Seconds old: no number has come round to somebody else.
+    let mut groups = told.iter().filter_map(|seen| seen.group).collect();
+    if until_nobody(left, KILLED, || kill_with(left, &mut groups)).await {
         return 0;
     }
     left.find().len().max(1)
