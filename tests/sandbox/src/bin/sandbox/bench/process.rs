@@ -2,6 +2,8 @@
 
 use std::{fs, io, time::Duration};
 
+use nix::errno::Errno;
+
 /// A process by its number.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(pub(crate) u32);
@@ -53,7 +55,14 @@ impl Process {
     /// A file of each of its threads.
     fn threads(self, file: &str) -> io::Result<Vec<String>> {
         let folder = fs::read_dir(format!("/proc/{}/task", self.0))?;
-        folder.map(|thread| fs::read_to_string(thread?.path().join(file))).collect()
+        let read = folder.map(|thread| fs::read_to_string(thread?.path().join(file)));
+        // One may end between the two looks, or within the second.
+        let is_gone = |error: &io::Error| {
+            error
+                .raw_os_error()
+                .is_some_and(|code| [Errno::ENOENT, Errno::ESRCH].contains(&Errno::from_raw(code)))
+        };
+        read.filter(|text| !text.as_ref().is_err_and(is_gone)).collect()
     }
 }
 

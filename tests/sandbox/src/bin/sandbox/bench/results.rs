@@ -183,4 +183,12 @@ mod tests {
         );
         assert_eq!(Unit::Ratio.tell(0.00412), "0.0041");
     }
+
+    #[test]
+    fn the_readme_shows_the_last_results() {
+        let results: Results =
+            serde_json::from_str(include_str!("../../../../../bench/results.json")).expect("results");
+        let readme = include_str!("../../../../../../README.md");
+        assert!(readme.contains(&results.table()), "the README's table should be\n{}", results.table());
+    }
 }
