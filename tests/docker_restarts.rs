@@ -77,6 +77,15 @@ async fn a_job_that_docker_stopped_is_never_told_as_completed() {
 }
 
 #[tokio::test]
+async fn a_job_that_docker_stopped_is_not_told_as_completed_though_its_socket_goes_on_listening() {
+    let mut vm = Vm::with(PrivateEngine::start_on_held_socket().await);
+    let agent = vm.job("exit-on-term 0 print early wait").await;
+    vm.end(How::Stopped).await;
+    vm.engine.start_again().await;
+    told_as_ended_by_docker(&agent.ended().await.report(), 0);
+}
+
+#[tokio::test]
 async fn a_job_that_docker_killed_for_its_slowness_is_told_the_same() {
     let mut vm = Vm::start(false).await;
     let agent = vm.job("ignore-term print early wait").await;
@@ -162,7 +171,10 @@ struct Vm {
 
 impl Vm {
     async fn start(live_restore: bool) -> Self {
-        let engine = PrivateEngine::start(live_restore).await;
+        Self::with(PrivateEngine::start(live_restore).await)
+    }
+
+    fn with(engine: PrivateEngine) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self { engine, attributes: &[], engine_wait: "60s", folder, container: String::new() }
     }

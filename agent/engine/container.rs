@@ -11,9 +11,6 @@ use serde_json::{Map, Value};
 
 use super::{Engine, EngineError, LogConfig, QUICK, SLOW, body, call, json, output::OutputReader};
 
-/// For an Engine that is there to say so. Where systemd holds its socket, the next one answers, but not so soon.
-const HERE: Duration = Duration::from_secs(1);
-
 /// A container that the Engine knows.
 #[derive(Clone, Debug)]
 pub struct Container {
@@ -276,9 +273,10 @@ impl Container {
         Ok(info.live_restore_enabled)
     }
 
-    /// Whether the Engine answers a new connection: one that is going does not (seen on 20.10).
+    /// Whether an Engine answers a new connection: one that is going does not (seen on 20.10), but where its socket is
+    /// held by systemd the next one does, later.
     pub(crate) async fn engine_answers(&self) -> bool {
-        call("connecting", HERE, self.engine.request(Method::GET, "/_ping", &[])).await.is_ok()
+        call("connecting", QUICK, self.engine.request(Method::GET, "/_ping", &[])).await.is_ok()
     }
 
     /// What the Engine remembers of the container: since it started, and of its last 256 events.

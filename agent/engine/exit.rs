@@ -7,13 +7,13 @@
 //! end.
 
 use std::{
-    future::pending,
+    future::{pending, ready},
     time::{Duration, SystemTime},
 };
 
 use reqwest::{Method, Response};
 use serde::Deserialize;
-use tokio::join;
+use tokio::{join, task::yield_now};
 
 use super::{Container, ContainerState, EngineError, QUICK, call};
 
@@ -31,13 +31,19 @@ pub struct Exit {
 }
 
 /// A container's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Ended {
     /// Its exit code.
     pub code: i64,
     /// When it lived, if it succeeded and the Engine's events told it first.
     pub lifetime: Option<Lifetime>,
+    /// Who told it.
+    pub teller: Teller,
 }
+
+/// The Engine that told a container's end, by its news of it, if there are any.
+#[derive(Debug)]
+pub struct Teller(Option<News>);
 
 /// When a container lived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,23 +86,50 @@ impl Exit {
     /// The exit code, whenever that is. An error means that the connection broke, or that the Engine could not
     /// tell: the container is to be inspected then.
     pub async fn code(self) -> Result<Ended, EngineError> {
-        let Self { waited, news } = self;
-        let success = async {
-            match news {
-                Some(news) => news.success().await,
-                None => None,
-            }
-        };
-        let early = async {
-            match success.await {
-                Some(lifetime) => Ended { code: 0, lifetime: Some(lifetime) },
-                None => pending().await,
-            }
-        };
-        tokio::select! {
+        let Self { waited, mut news } = self;
+        let (code, lifetime) = tokio::select! {
             biased;
-            code = code_of(waited) => Ok(Ended { code: code?, lifetime: None }),
-            ended = early => Ok(ended),
+            code = code_of(waited) => (code?, None),
+            lifetime = success(&mut news) => (0, Some(lifetime)),
+        };
+        Ok(Ended { code, lifetime, teller: Teller(news) })
+    }
+}
+
+/// When the container lived, once it succeeded. News that end, or cannot be used, are dropped.
+async fn success(news: &mut Option<News>) -> Lifetime {
+    if let Some(open) = news {
+        match open.success().await {
+            Ok(Some(lifetime)) => return lifetime,
+            Ok(None) => {}
+            Err(NoNews) => *news = None,
+        }
+    }
+    pending().await
+}
+
+impl Teller {
+    /// Nobody in particular: an Engine that was asked.
+    pub const UNKNOWN: Self = Self(None);
+
+    /// Whether that Engine is still there: it answers a new connection, as one that is going does not, and the one of
+    /// its news is open, as that of one that was followed by another is not. Without news nobody knows, and it is.
+    pub async fn is_there(&mut self, container: &Container) -> bool {
+        if !container.engine_answers().await {
+            return false;
+        }
+        let Self(Some(news)) = self else { return true };
+        // The connection has a task of its own, which has its turn.
+        yield_now().await;
+        loop {
+            tokio::select! {
+                biased;
+                chunk = news.answer.chunk() => match chunk {
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => return false,
+                },
+                () = ready(()) => return true,
+            }
         }
     }
 }
@@ -158,23 +191,26 @@ struct Attributes {
     exit_code: Option<String>,
 }
 
+/// The news are over, or are no news of the container.
+struct NoNews;
+
 impl News {
     /// When the container lived, once it succeeded; `None` if it failed, or that is not to be learnt here.
-    async fn success(mut self) -> Option<Lifetime> {
+    async fn success(&mut self) -> Result<Option<Lifetime>, NoNews> {
         let mut started_at = None;
         loop {
-            let event = self.next().await?;
+            let event = self.next().await.ok_or(NoNews)?;
             let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(event.nanoseconds);
             match (event.action.as_str(), event.actor.attributes.exit_code.as_deref()) {
-                _ if event.actor.id != self.container => return None,
+                _ if event.actor.id != self.container => return Err(NoNews),
                 // The Engine lays the container's labels over an event's own attributes (seen on 20.10): a start has
                 // no exit code but by a label, which then hides that of the end.
                 ("start", None) => started_at = Some(at),
                 ("die", Some("0")) => {
-                    return started_at
-                        .map(|start| Lifetime { started_at: start, finished_at: at.max(start) });
+                    let lifetime = |start| Lifetime { started_at: start, finished_at: at.max(start) };
+                    return Ok(started_at.map(lifetime));
                 }
-                _ => return None,
+                _ => return Ok(None),
             }
         }
     }

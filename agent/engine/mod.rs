@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 pub use archive::FileError;
 pub use container::{Container, ContainerState, Named, Remembered};
-pub use exit::{Ended, Exit, Lifetime};
+pub use exit::{Ended, Exit, Lifetime, Teller};
 pub use log_config::LogConfig;
 pub use memory::{MemorySeen, MemoryWatch};
 pub use output::{Output, OutputReader};

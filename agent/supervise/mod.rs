@@ -26,7 +26,7 @@ pub use verdict::Verdict;
 
 use crate::{
     backoff,
-    engine::{Container, ContainerState, Ended, EngineError, Exit, Lifetime, patiently},
+    engine::{Container, ContainerState, Ended, EngineError, Exit, Lifetime, Teller, patiently},
     http,
     progress::{Phase, Progress, Watcher},
 };
@@ -70,14 +70,15 @@ pub(crate) struct End {
 }
 
 /// A container's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Exited {
     /// Its exit code.
     pub(crate) code: i64,
-    /// Whether nobody was listening when it ended: the wait had broken, and the Engine may have been away.
-    pub(crate) unwatched: bool,
     /// When it lived, if that was told along with its success.
     pub(crate) lifetime: Option<Lifetime>,
+    /// Who told it; `None` if nobody was listening when it ended: the wait had broken, and the Engine may have been
+    /// away.
+    pub(crate) teller: Option<Teller>,
 }
 
 /// Follows a container to its end: `exit` is its end, asked for before the start. `note` writes down why it is
@@ -232,8 +233,8 @@ async fn watch_exit(
 ) -> Result<Exited, String> {
     let mut delays = backoff::delays(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        if let Some(Ended { code, lifetime }) = follow_wait(container, exit).await {
-            return Ok(Exited { code, unwatched: false, lifetime });
+        if let Some(Ended { code, lifetime, teller }) = follow_wait(container, exit).await {
+            return Ok(Exited { code, lifetime, teller: Some(teller) });
         }
         // An Engine that answers every wait at once with an error must not be asked without a pause.
         sleep(delays.next().unwrap_or(RESEND)).await;
@@ -242,7 +243,7 @@ async fn watch_exit(
             return Err(LOST_SHIM.to_owned());
         }
         if !state.running {
-            return Ok(Exited { code: state.exit_code, unwatched: true, lifetime: None });
+            return Ok(Exited { code: state.exit_code, lifetime: None, teller: None });
         }
         exit = insist(away, || container.not_running()).await?;
     }
@@ -297,7 +298,9 @@ async fn follow_wait(container: &Container, exit: Exit) -> Option<Ended> {
                 return None;
             }
             Err(_) => match container.state().await {
-                Ok(state) if !state.running => return Some(Ended { code: state.exit_code, lifetime: None }),
+                Ok(state) if !state.running => {
+                    return Some(Ended { code: state.exit_code, lifetime: None, teller: Teller::UNKNOWN });
+                }
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(error = http::chain(&error), "a check was not answered");

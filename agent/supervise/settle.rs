@@ -52,8 +52,13 @@ struct Look {
 }
 
 /// Looks at a container that has ended. `patience` is for an Engine that is away; who waits may be told to stop.
-pub(crate) async fn settle(container: &Container, end: End, patience: Duration, stop: &mut Stop) -> Settled {
-    let Ok(exited) = end.seen else {
+pub(crate) async fn settle(
+    container: &Container,
+    mut end: End,
+    patience: Duration,
+    stop: &mut Stop,
+) -> Settled {
+    let Ok(exited) = &mut end.seen else {
         return Settled { end, look: Look::default() };
     };
     if let Some(cause) = end.cause {
@@ -61,33 +66,39 @@ pub(crate) async fn settle(container: &Container, end: End, patience: Duration, 
         let state = state.ok().and_then(Result::ok);
         return Settled { end, look: Look { state, ..Look::default() } };
     }
-    tokio::select! {
-        look = look(container, exited, patience) => Settled { end, look },
-        cause = stop.asked() => Settled { end: End { cause: Some(cause), ..end }, look: Look::default() },
-    }
+    let look = tokio::select! {
+        look = look(container, exited, patience) => look,
+        cause = stop.asked() => {
+            end.cause = Some(cause);
+            Look::default()
+        }
+    };
+    Settled { end, look }
 }
 
-async fn look(container: &Container, exited: Exited, patience: Duration) -> Look {
-    // The Engine's client makes a new connection for each call, so that an Engine that is going is seen to.
-    if let Some(lifetime) = exited.lifetime
-        && container.engine_answers().await
+async fn look(container: &Container, exited: &mut Exited, patience: Duration) -> Look {
+    if let Some(teller) = &mut exited.teller
+        && teller.is_there(container).await
     {
-        return Look { state: Some(lifetime.into()), ..Look::default() };
+        let state = match exited.lifetime {
+            Some(lifetime) => Ok(lifetime.into()),
+            None => container.state().await,
+        };
+        match state {
+            Ok(state) => {
+                let state = until_oom_shows(container, exited.code, state).await;
+                return Look { state: Some(state), ..Look::default() };
+            }
+            // An Engine that answers is there: somebody removed the container, say.
+            Err(error) if !error.is_away() => {
+                tracing::warn!(error = http::chain(&error), "the times are the agent's");
+                return Look::default();
+            }
+            Err(_) => {}
+        }
     }
-    let engine_goes = match container.state().await {
-        Ok(state) if !exited.unwatched => {
-            let state = until_oom_shows(container, exited.code, state).await;
-            return Look { state: Some(state), ..Look::default() };
-        }
-        // An Engine that answers is there: somebody removed the container, say.
-        Err(error) if !exited.unwatched && !error.is_away() => {
-            tracing::warn!(error = http::chain(&error), "the times are the agent's");
-            return Look::default();
-        }
-        answer => answer.is_err(),
-    };
-    tracing::warn!(engine_goes, "Docker was away around the job's end");
-    look_closer(container, exited, engine_goes, patience).await.unwrap_or_else(|error| {
+    tracing::warn!(seen = exited.teller.is_some(), "Docker was away around the job's end");
+    look_closer(container, exited, patience).await.unwrap_or_else(|error| {
         tracing::warn!(error = http::chain(&error), "how the job ended is not known for sure");
         Look { state: None, by_engine: true, unseen: true }
     })
@@ -110,19 +121,19 @@ async fn until_oom_shows(container: &Container, code: i64, mut state: ContainerS
 
 async fn look_closer(
     container: &Container,
-    exited: Exited,
-    engine_goes: bool,
+    exited: &Exited,
     patience: Duration,
 ) -> Result<Look, EngineError> {
     let state = Some(state_in(container, patience).await?);
     let (lives_on, remembered) = (container.survives_the_engine().await?, container.remembered().await?);
     let by_engine = !lives_on
-        && match exited.unwatched {
+        && match exited.teller {
             // An Engine that was started since the job was, and sent it a signal.
-            true => remembered.kill && !remembered.start,
-            false => engine_goes,
+            None => remembered.kill && !remembered.start,
+            // It went when it had told the end.
+            Some(_) => true,
         };
-    Ok(Look { state, by_engine, unseen: exited.unwatched && !remembered.die })
+    Ok(Look { state, by_engine, unseen: exited.teller.is_none() && !remembered.die })
 }
 
 impl End {

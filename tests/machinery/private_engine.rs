@@ -9,6 +9,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::Read,
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     process::{self, Stdio},
     time::Duration,
@@ -33,21 +34,37 @@ const NEEDS: &str = "a private Engine needs root and dockerd (Debian: apt-get in
 /// the sockets of the shims from those of the machine's.
 const FIRST_PROCESS: &str = "mount -t tmpfs tmpfs /run && echo ready && cat; true";
 
+/// A daemon whose socket is its stdin, as systemd hands over one that it holds (sd_listen_fds(3)).
+const ON_HELD_SOCKET: &str = "export LISTEN_FDS=1 LISTEN_PID=$$; exec dockerd \"$@\" 3<&0 </dev/null";
+
 /// A private Engine; it and all that it started are gone when dropped.
 pub(crate) struct PrivateEngine {
     folder: TempDir,
     inside: process::Child,
     daemon: Option<Child>,
     live_restore: bool,
+    /// Its socket, if it is somebody else's who holds it while no daemon runs, as systemd does.
+    socket: Option<UnixListener>,
 }
 
 impl PrivateEngine {
     /// One that answers; with live-restore its containers outlive it.
     pub(crate) async fn start(live_restore: bool) -> Self {
+        Self::start_with(live_restore, false).await
+    }
+
+    /// One whose socket goes on listening while the daemon is away.
+    pub(crate) async fn start_on_held_socket() -> Self {
+        Self::start_with(false, true).await
+    }
+
+    async fn start_with(live_restore: bool, holds_socket: bool) -> Self {
         let folder = tempfile::Builder::new().prefix("longrun-engine-").tempdir().expect("a folder");
         // Else it would read the machine's.
         fs::write(folder.path().join("daemon.json"), "{}").expect("a file");
-        let mut engine = Self { folder, inside: namespaces(), daemon: None, live_restore };
+        let bind = || UnixListener::bind(folder.path().join("docker.sock")).expect("a socket");
+        let socket = holds_socket.then(bind);
+        let mut engine = Self { folder, inside: namespaces(), daemon: None, live_restore, socket };
         engine.start_again().await;
         engine
     }
@@ -120,8 +137,18 @@ impl PrivateEngine {
     fn spawn(&self) -> Child {
         let log = File::options().create(true).append(true).open(self.path("log")).expect("a log");
         let path = |name: &str| self.path(name).into_os_string();
-        let mut dockerd = self.enter("dockerd");
-        dockerd.arg("--config-file").arg(path("daemon.json")).arg("--host").arg(self.docker_host());
+        let mut dockerd = match self.socket {
+            None => self.enter("dockerd"),
+            Some(_) => self.enter("sh"),
+        };
+        match &self.socket {
+            None => dockerd.arg("--host").arg(self.docker_host()).stdin(Stdio::null()),
+            Some(socket) => {
+                let socket = OwnedFd::from(socket.try_clone().expect("a socket"));
+                dockerd.args(["-c", ON_HELD_SOCKET, "sh", "--host", "fd://"]).stdin(socket)
+            }
+        };
+        dockerd.arg("--config-file").arg(path("daemon.json"));
         dockerd.arg("--data-root").arg(path("data")).arg("--pidfile").arg(path("pid"));
         // Not "exec-root": a socket below it has a long name, and a socket's path has at most 107 bytes.
         dockerd.arg("--exec-root").arg(path("run"));
@@ -130,7 +157,7 @@ impl PrivateEngine {
         if self.live_restore {
             dockerd.arg("--live-restore");
         }
-        dockerd.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
+        dockerd.stdout(log.try_clone().expect("a file")).stderr(log);
         dockerd.spawn().expect(NEEDS)
     }
 
