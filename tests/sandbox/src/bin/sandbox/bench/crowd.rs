@@ -19,6 +19,7 @@ use super::{
 const START: Duration = Duration::from_secs(600);
 /// From the Engine's word of the last start until that job reads the pipe.
 const SETTLE: Duration = Duration::from_secs(5);
+
 pub(super) async fn measure(bench: &Bench, results: &mut Results) -> io::Result<()> {
     let gate = Gate::new(bench.folder.path())?;
     let vms = boot(bench, &gate).await?;

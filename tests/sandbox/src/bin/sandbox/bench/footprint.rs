@@ -26,7 +26,7 @@ pub(super) async fn measure(bench: &Bench, results: &mut Results) -> io::Result<
     }
     let packed = packed.stdout.len() as u64;
     results.add(
-        "the image as it is pulled",
+        "the same gzipped, which is all of the image",
         mebibytes(packed),
         Unit::Mebibytes,
         2.0,

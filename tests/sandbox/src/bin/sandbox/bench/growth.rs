@@ -5,9 +5,9 @@ use std::{io, time::Duration};
 use super::{
     Bench,
     engine::Events,
-    log::{self, humantime_bytes},
-    mebibytes, millis_from,
+    log, mebibytes, millis_from,
     results::{PlotKind, Results, Unit, median},
+    size_for_people,
     vm::{Order, Vm},
 };
 
@@ -47,10 +47,10 @@ async fn with_the_log(bench: &Bench, events: &mut Events, results: &mut Results)
     let cpu = a_gigabyte(&cpu);
     let line = cost(bench, events, &format!("bytes {}", bench.scale.line_bytes), &[log::SECRET]).await?;
     let largest = memory.iter().map(|(_, peak)| *peak).fold(0.0, f64::max);
-    let size = humantime_bytes(bench.scale.log_sizes.last().copied().unwrap_or_default());
+    let size = size_for_people(bench.scale.log_sizes.last().copied().unwrap_or_default());
     let of = format!("lines of {} bytes", log::LINE);
     results.add(&format!("peak memory, {size} of log"), largest, Unit::Mebibytes, 12.0, of);
-    let size = humantime_bytes(bench.scale.line_bytes);
+    let size = size_for_people(bench.scale.line_bytes);
     results.add(&format!("peak memory, one line of {size}"), line.peak, Unit::Mebibytes, 12.0, String::new());
     results.plot(["memory by the log's size", "log in MB", "peak in MiB"], PlotKind::LogX, memory);
     results.plot(["CPU by the log's size", "log in MB", "CPU in ms a GB"], PlotKind::LogX, cpu);
@@ -104,8 +104,7 @@ async fn cost(
 ) -> io::Result<Cost> {
     events.catch_up().await?;
     let command = bench.engine.run("--rm --log-driver none", words);
-    let cloud =
-        |cloud: sandbox::Builder| cloud.secret("token", "kept by nobody but us").callback_answers([503]);
+    let cloud = |cloud| log::with_secret(cloud).callback_answers([503]);
     let vm = Vm::boot(&bench.agent, Order { command: &command, attributes, cloud }).await?;
     let told = async {
         let call = super::within("the report", PATIENCE, vm.sandbox.next_call()).await?;

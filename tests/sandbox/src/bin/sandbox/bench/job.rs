@@ -93,30 +93,24 @@ async fn by_script(script: &Path, command: &str) -> io::Result<f64> {
 fn tell(rounds: &Rounds, results: &mut Results) {
     let of = |pick: fn(&Run) -> f64| rounds.agent.iter().map(pick).collect::<Vec<_>>();
     let (whole, jobs) = (of(|run| run.whole), rounds.agent.len());
-    let detail =
-        |other: &[f64]| format!("{:.0} ms by {:.0} ms, medians of {jobs}", median(&whole), median(other));
-    results.add_median(
-        "a job of no length, from start to accepted report, by the article's script",
-        ratios(&whole, &rounds.script),
-        Unit::Ratio,
-        0.8,
-        detail(&rounds.script),
-    );
-    results.add_median(
-        "… by `docker run --rm` alone, which reports nothing, and removes the container",
-        ratios(&whole, &rounds.docker),
-        Unit::Ratio,
-        1.0,
-        detail(&rounds.docker),
-    );
-    let last = "from the Engine's own word of the container's exit to the accepted report";
-    results.add_median(last, of(|run| run.after_exit), Unit::Milliseconds, 10.0, format!("median of {jobs}"));
-    let first = "from the agent's start to its first request";
-    results.add_median(
-        first,
-        of(|run| run.first_request),
-        Unit::Milliseconds,
-        10.0,
-        format!("median of {jobs}"),
-    );
+    for (what, others, target) in [
+        ("a job of no length, from start to accepted report, by the article's script", &rounds.script, 0.8),
+        (
+            "… by `docker run --rm` alone, which reports nothing, and removes the container",
+            &rounds.docker,
+            1.0,
+        ),
+    ] {
+        let detail = format!("{:.0} ms by {:.0} ms, medians of {jobs}", median(&whole), median(others));
+        results.add_median(what, ratios(&whole, others), Unit::Ratio, target, detail);
+    }
+    for (what, samples) in [
+        (
+            "from the Engine's own word of the container's exit to the accepted report",
+            of(|run| run.after_exit),
+        ),
+        ("from the agent's start to its first request", of(|run| run.first_request)),
+    ] {
+        results.add_median(what, samples, Unit::Milliseconds, 10.0, format!("median of {jobs}"));
+    }
 }

@@ -3,11 +3,13 @@
 use std::{io, process::Stdio, time::Duration};
 
 use nix::sys::resource::{UsageWho, getrusage};
+use sandbox::Builder;
 
 use super::{
     Bench,
     engine::{Events, command},
     results::{Results, Unit, median, ratios},
+    size_for_people,
     vm::{Order, Vm},
     within,
 };
@@ -54,6 +56,11 @@ pub(super) async fn measure(bench: &Bench, results: &mut Results) -> io::Result<
     Ok(())
 }
 
+/// Fakes that have the secret.
+pub(super) fn with_secret(cloud: Builder) -> Builder {
+    cloud.secret(SECRET.1, "kept by nobody but us")
+}
+
 /// The words of a job that prints so much.
 pub(super) fn words(bytes: u64) -> String {
     format!("lines {} {}", bytes / LINE, LINE - 1)
@@ -79,8 +86,7 @@ async fn run(bench: &Bench, events: &mut Events, reader: Reader) -> io::Result<R
 
 async fn with_agent(bench: &Bench, events: &mut Events, words: &str) -> io::Result<(f64, f64)> {
     let command = bench.engine.run("--rm", words);
-    let cloud = |cloud: sandbox::Builder| cloud.secret("token", "kept by nobody but us");
-    let order = Order { command: &command, attributes: &[SECRET], cloud };
+    let order = Order { command: &command, attributes: &[SECRET], cloud: with_secret };
     let before = children()?;
     let vm = Vm::boot(&bench.agent, order).await?;
     let (wall, _) = tokio::try_join!(wall(events), vm.accepted(PATIENCE))?;
@@ -120,7 +126,7 @@ fn children() -> io::Result<f64> {
 
 fn tell(bench: &Bench, rounds: &Rounds, results: &mut Results) {
     let of = |runs: &[Run], pick: fn(&Run) -> f64| runs.iter().map(pick).collect::<Vec<_>>();
-    let size = humantime_bytes(bench.scale.log_bytes);
+    let size = size_for_people(bench.scale.log_bytes);
     let count = rounds.agent.len();
     let mut add = |what: &str, pick: fn(&Run) -> f64, other: &[Run], target| {
         let (this, that) = (of(&rounds.agent, pick), of(other, pick));
@@ -134,14 +140,4 @@ fn tell(bench: &Bench, rounds: &Rounds, results: &mut Results) {
     add("… the Engine's own CPU meanwhile", |run| run.engine, &rounds.docker_logs, 0.5);
     let wall = format!("the job's own time while it prints {size}, by the same without a reader");
     add(&wall, |run| run.wall, &rounds.nobody, 1.05);
-}
-
-/// A number of bytes for people.
-pub(super) fn humantime_bytes(bytes: u64) -> String {
-    match bytes {
-        gib if gib % (1 << 30) == 0 => format!("{} GiB", gib >> 30),
-        mib if mib % (1 << 20) == 0 => format!("{} MiB", mib >> 20),
-        gb if gb % 1_000_000_000 == 0 => format!("{} GB", gb / 1_000_000_000),
-        mb => format!("{} MB", mb / 1_000_000),
-    }
 }

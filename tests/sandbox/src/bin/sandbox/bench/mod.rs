@@ -223,3 +223,13 @@ fn millis_from(one: Instant, to: Instant) -> f64 {
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
+
+/// A number of bytes for people.
+fn size_for_people(bytes: u64) -> String {
+    match bytes {
+        gib if gib % (1 << 30) == 0 => format!("{} GiB", gib >> 30),
+        mib if mib % (1 << 20) == 0 => format!("{} MiB", mib >> 20),
+        gb if gb % 1_000_000_000 == 0 => format!("{} GB", gb / 1_000_000_000),
+        mb => format!("{} MB", mb / 1_000_000),
+    }
+}
