@@ -58,10 +58,15 @@ mount -o remount,bind,noexec /var
 mount -o remount,bind,noexec /var/lib
 mkdir -p /var/lib/google
 mount -t tmpfs tmpfs /var/lib/google
+# The program may lie below /tmp, with the checkout.
+mkdir -p /var/lib/google/bin
+cp \"$1\" /var/lib/google/bin
+program=/var/lib/google/bin/${1##*/}
+shift
 mount -t tmpfs -o noexec tmpfs /tmp
 mount -o remount,bind,ro /
 if touch /root/probe 2>/dev/null; then echo 'the root can be written'; exit 9; fi
-exec \"$@\"
+exec \"$program\" \"$@\"
 ";
 
 #[tokio::test]
